@@ -1,0 +1,1 @@
+"""jobctl: the client of jobd, for people and for shell scripts."""

@@ -1,0 +1,1 @@
+"""The pure core: no file, socket, process, clock or randomness. Time is an argument."""
