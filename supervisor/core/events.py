@@ -102,11 +102,16 @@ class Configured:
 
 
 @dataclass(frozen=True, slots=True)
+class Booted:
+    """The daemon has started; all durable state is restored."""
+
+
+@dataclass(frozen=True, slots=True)
 class TimeReached:
     """The deadline that the engine named has come (or may have)."""
 
 
-Event = Started | Exited | NotStarted | Requested | Dropped | Configured | TimeReached
+Event = Started | Exited | NotStarted | Requested | Dropped | Configured | Booted | TimeReached
 
 
 # ---- decisions: what to do ---------------------------------------------------------------------

@@ -67,6 +67,9 @@ class Need:
     job: str
     outcome: Outcome = Outcome.SUCCESS
 
+    def __str__(self) -> str:
+        return self.job if self.outcome is Outcome.SUCCESS else f"{self.job}:{self.outcome}"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
@@ -196,7 +199,6 @@ class Node:
     forced: bool = False  # ignores needs, time and slots
     again: bool = False  # queue it once more as soon as it has stopped
     by_operator: bool = False  # the outcome was set by skip or mark
-    impossible: bool = False  # skipped because its condition can no longer come true
 
 
 @dataclass(slots=True, kw_only=True)

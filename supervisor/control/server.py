@@ -1,0 +1,254 @@
+"""The control socket: bytes in, requests out; replies in, bytes out.
+
+Owns the Unix socket, its clients, and the requests that are still open. Knows no command: what a method
+means, who may call it and what comes back is the daemon's business. Called by `supervisor.daemon`; runs
+on `supervisor.loop`; leaves each client's bytes and limits to `connection`.
+
+`on_request` and `on_gone` are called on a turn of the loop, never from within `reply`, `refuse`,
+`notify` or `end`; so the daemon need not expect a callback while it hands out answers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import select
+import socket
+import stat
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from supervisor import protocol
+from supervisor.control.connection import READ_BYTES, Connection
+from supervisor.loop import Loop
+
+#: Connections taken in one turn of the loop.
+MAX_ACCEPTS_PER_TURN = 64
+#: How long accepting rests when descriptors or memory have run out.
+ACCEPT_PAUSE_S = 0.5
+#: Bytes of an AF_UNIX path (108 with the closing zero).
+MAX_PATH_BYTES = 107
+
+_EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+
+
+class ControlError(Exception):
+    """The socket could not be set up. The text says what, where, and what to do."""
+
+
+class Request(NamedTuple):
+    """Someone wants something. `token` is where the answer goes; pid, uid and gid are the kernel's word."""
+
+    token: int
+    method: str
+    params: dict[str, Any]
+    request_id: str | None
+    pid: int
+    uid: int
+    gid: int
+
+
+class _Open(NamedTuple):
+    """A request that may still be answered."""
+
+    connection: Connection
+    call: protocol.Call
+
+
+class Control:
+    """The listening socket and its clients. Bound and listening once made; raises ControlError.
+
+    A request's token stays open until `reply` or `refuse`; with `reply(…, more=True)` until `end`, and
+    `notify` may be called in between. Unknown tokens (their client has gone) are ignored everywhere.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        loop: Loop,
+        on_request: Callable[[Request], None],
+        on_gone: Callable[[int], None],
+        mode: int = 0o660,
+    ) -> None:
+        self._path = path
+        self._loop = loop
+        self._on_request = on_request
+        self._on_gone = on_gone
+        self._connections: dict[int, Connection] = {}  # by descriptor
+        self._open: dict[int, _Open] = {}  # by token
+        self._last_token = 0
+        self._listener = _listen(path, mode)
+        self._inode = os.lstat(path).st_ino
+        # Tells which clients have closed both ways; the loop does not, of those that are not read from.
+        self._hangups = select.epoll()
+        loop.watch(self._listener.fileno(), read=self._accept)
+        loop.watch(self._hangups.fileno(), read=self._hung_up)
+
+    # -- answers ---------------------------------------------------------------------------------
+
+    def reply(self, token: int, result: dict[str, Any] | bytes, *, more: bool = False) -> None:
+        """Answer with a result: a JSON object, or its encoding. `more`: a stream follows, until `end`."""
+        if (request := self._open.get(token)) is None:
+            return
+        line = protocol.encode_result(request.call.call_id, result)
+        if len(line) > protocol.MAX_REPLY_BYTES:
+            message = f"the answer has {len(line)} bytes, more than {protocol.MAX_REPLY_BYTES}"
+            self.refuse(token, protocol.REFUSED, "too_large", message, "ask for less: name a job, or set a limit")
+            return
+        self._answer(token, request, line, more=more)
+
+    def refuse(self, token: int, code: int, kind: str, message: str, hint: str = "") -> None:
+        """Answer that it was not done, and why."""
+        if (request := self._open.get(token)) is None:
+            return
+        line = protocol.encode_error(request.call.call_id, code, kind, message, hint)
+        self._answer(token, request, line, more=False)
+
+    def notify(self, token: int, method: str, params: dict[str, Any]) -> None:
+        """Send one line of a stream. A reader that is too far behind is told `lagged`, and closed."""
+        if request := self._open.get(token):
+            request.connection.stream(protocol.encode_notification(method, params))
+
+    def end(self, token: int) -> None:
+        """Nothing more comes for this request. `reply` and `refuse` see to it themselves."""
+        if request := self._open.pop(token, None):
+            self._release(token, request.connection)
+
+    def close(self) -> None:
+        """Close every connection and take the socket away."""
+        for fd in (self._listener.fileno(), self._hangups.fileno()):
+            self._loop.unwatch(fd)
+        self._open.clear()
+        for connection in list(self._connections.values()):
+            connection.drop()
+        self._listener.close()
+        self._hangups.close()
+        with contextlib.suppress(OSError):
+            if os.lstat(self._path).st_ino == self._inode:  # not another one's by now
+                os.unlink(self._path)  # noqa: PTH108
+
+    def _answer(self, token: int, request: _Open, line: bytes, *, more: bool) -> None:
+        if not more:
+            del self._open[token]  # first: should the client turn out to have left, nobody asks for word of it
+        if request.call.expects_reply:
+            request.connection.send(line)
+        if not more:
+            self._release(token, request.connection)
+
+    def _release(self, token: int, connection: Connection) -> None:
+        connection.tokens.discard(token)
+        connection.resume()
+
+    # -- questions -------------------------------------------------------------------------------
+
+    def _take(self, connection: Connection, line: bytes) -> None:
+        try:
+            call = protocol.decode_call(line)
+        except protocol.ProtocolError as error:
+            connection.send(protocol.encode_error(error.call_id, error.code, error.kind, error.message, error.hint))
+            return
+        self._last_token += 1
+        token = self._last_token
+        self._open[token] = _Open(connection, call)
+        connection.tokens.add(token)
+        self._on_request(Request(token, call.method, call.params, call.request_id, *connection.peer))
+
+    # -- coming and going ------------------------------------------------------------------------
+
+    def _accept(self) -> None:
+        for _ in range(MAX_ACCEPTS_PER_TURN):
+            try:
+                sock, _address = self._listener.accept()
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno in _EXHAUSTED:
+                    self._pause_accepting()
+                    return
+                continue  # it gave up before we came
+            sock.setblocking(False)
+            if len(self._connections) >= protocol.MAX_CONNECTIONS:
+                _turn_away(sock)
+            else:
+                self._hangups.register(sock.fileno(), 0)
+                self._connections[sock.fileno()] = Connection(sock, self._loop, self._take, self._forget)
+
+    def _pause_accepting(self) -> None:
+        """Without a descriptor to accept with, the listener would be readable for ever: rest a while."""
+        self._loop.unwatch(self._listener.fileno())
+        self._loop.call_at(time.monotonic() + ACCEPT_PAUSE_S, self._resume_accepting)
+
+    def _resume_accepting(self) -> None:
+        if self._listener.fileno() >= 0:
+            self._loop.watch(self._listener.fileno(), read=self._accept)
+
+    def _hung_up(self) -> None:
+        for fd, _mask in self._hangups.poll(0):
+            if connection := self._connections.get(fd):
+                connection.hung_up()
+
+    def _forget(self, connection: Connection) -> None:
+        """It is closed: whatever it still asked for is reported as gone."""
+        del self._connections[connection.fd]
+        self._hangups.unregister(connection.fd)
+        for token in connection.tokens:
+            if self._open.pop(token, None):
+                self._loop.call_at(0.0, partial(self._on_gone, token))
+
+
+def _turn_away(sock: socket.socket) -> None:
+    """One client too many: say so, and take what it sent, lest the close look like a reset to it."""
+    message = f"the daemon serves {protocol.MAX_CONNECTIONS} connections already"
+    line = protocol.encode_error(None, protocol.REFUSED, "busy", message, "try again in a moment")
+    with sock, contextlib.suppress(OSError):
+        sock.send(line)
+        sock.recv(READ_BYTES)
+
+
+def _listen(path: str, mode: int) -> socket.socket:
+    """A listening socket at `path`, with this mode from its first moment on."""
+    if len(os.fsencode(path)) > MAX_PATH_BYTES:
+        raise ControlError(f"socket path too long: {path}: choose one of at most {MAX_PATH_BYTES} bytes")
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    try:
+        folder = Path(path).parent
+        if not folder.is_dir():
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(mode=0o750)
+        _clear_the_way(path)
+        before = os.umask(0o777 & ~mode)
+        try:
+            sock.bind(path)
+        finally:
+            os.umask(before)
+        sock.listen(protocol.MAX_CONNECTIONS)
+    except OSError as error:
+        sock.close()
+        raise ControlError(f"cannot make the socket {path}: {error.strerror}: check the folder and its owner") from None
+    except ControlError:
+        sock.close()
+        raise
+    return sock
+
+
+def _clear_the_way(path: str) -> None:
+    """Remove a socket that nobody answers at. Called under the daemon's lock."""
+    try:
+        found = os.lstat(path)
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(found.st_mode):
+        raise ControlError(f"{path} is in the way and is no socket: move it, or choose another socket path")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            os.unlink(path)  # noqa: PTH108
+            return
+        except BlockingIOError:
+            pass  # alive, with a full queue
+    raise ControlError(f"another process answers at {path}: stop it, or choose another socket path")

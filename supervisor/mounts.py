@@ -1,0 +1,41 @@
+"""Is there a file system that an access may hang on? Used by the shim. Stdlib only."""
+
+from __future__ import annotations
+
+import os
+import select
+
+#: Whatever is not named here counts as a local disk. With FUSE, anything may be behind it.
+REMOTE_TYPES = frozenset(
+    "9p afs autofs beegfs ceph cifs coda fuse fuseblk glusterfs gpfs lustre ncpfs nfs nfs4 orangefs smb3 smbfs".split()
+)
+
+
+class Mounts:
+    """The mounted file systems. The list is read again only after the kernel says that it has changed."""
+
+    def __init__(self) -> None:
+        self._fd = os.open("/proc/self/mountinfo", os.O_RDONLY | os.O_CLOEXEC)
+        self._poll = select.poll()
+        self._poll.register(self._fd, select.POLLPRI)
+        self._remote = self._read()
+
+    def any_remote(self) -> bool:
+        """True if a network or FUSE file system is mounted anywhere."""
+        if self._poll.poll(0):
+            self._remote = self._read()
+        return self._remote
+
+    def _read(self) -> bool:
+        with open(self._fd, closefd=False, errors="surrogateescape") as file:
+            file.seek(0)
+            return any(map(_is_remote, file))
+
+
+def _is_remote(line: str) -> bool:
+    """One line of mountinfo: … MOUNTPOINT OPTIONS [OPTIONAL…] - TYPE SOURCE …"""
+    place, _, rest = line.partition(" - ")
+    kind = rest.split(" ", 1)[0]
+    if place.split(" ")[4].startswith("/proc/"):
+        return False  # systemd has an automount there; it leads to nothing remote
+    return kind.partition(".")[0] in REMOTE_TYPES

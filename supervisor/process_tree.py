@@ -1,0 +1,128 @@
+"""Processes told apart for certain, and the tree below one of them.
+
+A pid alone names whoever bears it now, so a process is a pid *and* its start time, within one boot.
+Called by the shim, which stops the tree below itself, and by the executor, which adopts shims.
+Knows nothing of attempts. Stdlib only: it is part of the small process.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterable
+
+#: A process: pid, and start time in clock ticks since boot (field 22 of /proc/PID/stat).
+Identity = tuple[int, int]
+
+#: A walk sees only what is there at that moment. One signal goes round until a walk finds nobody new, at most so often.
+MAX_ROUNDS = 16
+
+
+def boot_id() -> str:
+    """Names this boot of the machine: start times count from it."""
+    with open("/proc/sys/kernel/random/boot_id") as file:
+        return file.read().strip()
+
+
+def parent_and_start(pid: int) -> tuple[int, int] | None:
+    """Parent pid and start time of a process; None if there is no such process."""
+    try:
+        fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        text = os.read(fd, 1024)
+    except ProcessLookupError:
+        return None
+    finally:
+        os.close(fd)
+    fields = text[text.rindex(b")") + 2 :].split()  # the name before it may hold anything, brackets too
+    return int(fields[1]), int(fields[19])
+
+
+def identity(pid: int) -> Identity | None:
+    """Who bears this pid now."""
+    found = parent_and_start(pid)
+    return (pid, found[1]) if found else None
+
+
+def open_process(who: Identity) -> int | None:
+    """A pidfd of exactly this process, or None if it is gone. A zombie still counts; its pidfd is readable."""
+    try:
+        pidfd = os.pidfd_open(who[0])
+    except ProcessLookupError:
+        return None
+    if identity(who[0]) == who:
+        return pidfd
+    os.close(pidfd)
+    return None
+
+
+def descendants(root: int) -> set[Identity]:
+    """All that is below `root` at this moment, as far as it can be seen; `root` itself is not part of it.
+
+    A child counts only while its parent is proved to be the one that was listed: if the parent
+    has died meanwhile, its children have moved up, and the next walk finds them there.
+    """
+    start = identity(root)
+    found: set[Identity] = set()
+    frontier = [start] if start else []
+    while frontier:
+        parent = frontier.pop()
+        born: set[Identity] = set()
+        for pid in _children(parent[0]):
+            stat = parent_and_start(pid)
+            if stat and stat[0] == parent[0]:
+                born.add((pid, stat[1]))
+        if born and identity(parent[0]) == parent:
+            frontier.extend(born - found)
+            found |= born
+    return found
+
+
+def signal_descendants(root: int, signals: Iterable[int]) -> None:
+    """Send the signals, in this order, once to everything below `root`; to nothing else, whatever pids do."""
+    done: set[Identity] = set()
+    for _ in range(MAX_ROUNDS):
+        new = descendants(root) - done
+        if not new:
+            return
+        for who in new:
+            _send(who, signals)
+        done |= new
+
+
+def _send(who: Identity, signals: Iterable[int]) -> None:
+    pidfd = open_process(who)
+    if pidfd is None:
+        return
+    try:
+        for signum in signals:
+            signal.pidfd_send_signal(pidfd, signum)
+    except (ProcessLookupError, PermissionError):
+        pass  # it has just ended, or it has become another user's and is not ours to stop
+    finally:
+        os.close(pidfd)
+
+
+def _children(pid: int) -> list[int]:
+    """Pids of the children of all threads of a process."""
+    if not _KERNEL_LISTS_CHILDREN:
+        return _children_by_scan(pid)
+    children: list[int] = []
+    try:
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            with open(f"/proc/{pid}/task/{thread}/children", "rb") as file:
+                children.extend(map(int, file.read().split()))
+    except (FileNotFoundError, ProcessLookupError):
+        pass  # it ended while we looked; its children have moved up
+    return children
+
+
+def _children_by_scan(pid: int) -> list[int]:
+    """The same for kernels built without CONFIG_PROC_CHILDREN: ask every process who its parent is."""
+    everyone = (int(name) for name in os.listdir("/proc") if name.isdigit())
+    return [other for other in everyone if (stat := parent_and_start(other)) and stat[0] == pid]
+
+
+_KERNEL_LISTS_CHILDREN = os.path.exists("/proc/thread-self/children")
