@@ -1,10 +1,14 @@
-"""The commands that only look: status, history, logs, events, ping, version, validate.
+"""The commands that only look: status, history, logs, events, watch, ping, version, validate.
 
 Each takes the session and its parsed options, and returns the exit code. Called from the table in
 `ctl.commands`.
 """
 
 from __future__ import annotations
+
+import json
+import os
+import sys
 
 from ctl import words
 from ctl.failure import Failure
@@ -100,7 +104,11 @@ def events(session: Session, options: argparse.Namespace) -> int:
     """The journal so far, unless only what comes is asked for; then what comes."""
     out = session.out
 
+    names = getattr(options, "names", [])  # of `watch`
+
     def show(batch: list[dict[str, Any]]) -> None:
+        if names:
+            batch = [event for event in batch if event.get("dag") in names or event.get("job") in names]
         if out.as_json:
             for event in batch:
                 out.say_json(event)
@@ -113,7 +121,8 @@ def events(session: Session, options: argparse.Namespace) -> int:
         show(batch)
         last_id = batch[-1]["id"] if batch else None
     elif not options.follow or options.since is not None:
-        last_id = _page_through(session, options.since or 0, show)
+        since = options.since or 0
+        last_id = _page_through(session, since, show) or max(since - 1, 0)
     if options.follow:
         follow_events(session, last_id, show)
     return protocol.EXIT_OK
@@ -146,6 +155,16 @@ def follow_events(session: Session, last_id: int | None, show: Any) -> None:
             show([event])
 
 
+def watch(session: Session, options: argparse.Namespace) -> int:
+    if not session.out.live:  # nobody looks: the same news, line by line
+        options.follow, options.since, options.number = True, None, None
+        return events(session, options)
+    from ctl.board import Board
+
+    Board(session, options.names, options.run).show()
+    return protocol.EXIT_OK
+
+
 # ---- about the daemon --------------------------------------------------------------------------
 
 
@@ -176,27 +195,25 @@ def validate(session: Session, options: argparse.Namespace) -> int:
     if out.as_json:
         out.say_json(report)
     else:
-        lines = [_problem_line("error", problem) for problem in report["errors"]]
-        lines += [_problem_line("warning", problem) for problem in report.get("warnings", [])]
+        lines = [problem_line("error", problem) for problem in report["errors"]]
+        lines += [problem_line("warning", problem) for problem in report.get("warnings", [])]
         count = len(report["errors"])
         lines.append("the configuration is right" if report["ok"] else f"{count} error{'s' * (count != 1)}")
         out.say("\n".join(lines))
     return protocol.EXIT_OK if report["ok"] else protocol.EXIT_CONFIG
 
 
-def _problem_line(kind: str, problem: dict[str, Any]) -> str:
+def problem_line(kind: str, problem: dict[str, Any]) -> str:
     place = ":".join(str(problem[key]) for key in ("file", "line") if problem.get(key) is not None)
     return words.clean(": ".join(filter(None, [place, kind, problem.get("where"), problem["message"]])))
 
 
 def _check(file: str | None) -> dict[str, Any]:
-    import json
-    import os
     import subprocess
-    import sys
+    from pathlib import Path
 
     # -P and this path: the jobd that belongs to this jobctl, whatever lies in the current folder.
-    root = os.path.dirname(os.path.dirname(os.path.abspath(protocol.__file__)))
+    root = str(Path(protocol.__file__).absolute().parent.parent)
     python_path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
     command = [sys.executable, "-P", "-m", "supervisor", *(["-c", file] if file else [])]
     command += ["--check", "--log-format", "json"]

@@ -44,11 +44,12 @@ def sign(state: str, *, unicode: bool) -> str:
 
 # ---- text from elsewhere -----------------------------------------------------------------------
 
+# Patterns are compiled when first used: that takes 2 ms, and most commands use none.
 # What moves a cursor, rings, or turns the direction of writing: controls (C0, DEL, C1) and bidi marks.
-_UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+_UNSAFE = "[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]"
 # In a log on a terminal, line breaks, tabs and colours are left as they are.
-_UNSAFE_IN_LOG = re.compile("\x1b\\[[0-9;:]*m|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
-_UNFINISHED_COLOUR = re.compile("\x1b(\\[[0-9;:]{0,30})?$")
+_UNSAFE_IN_LOG = "\x1b\\[[0-9;:]*m|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]"
+_UNFINISHED_COLOUR = "\x1b(\\[[0-9;:]{0,30})?$"
 
 
 def _visible(match: re.Match[str]) -> str:
@@ -58,7 +59,7 @@ def _visible(match: re.Match[str]) -> str:
 
 def clean(text: object) -> str:
     """One line that does nothing to a terminal: control characters are shown as escapes."""
-    return _UNSAFE.sub(_visible, str(text))
+    return re.sub(_UNSAFE, _visible, str(text))
 
 
 class LogCleaner:
@@ -69,19 +70,19 @@ class LogCleaner:
 
     def clean(self, text: str) -> str:
         text = self._kept + text
-        unfinished = _UNFINISHED_COLOUR.search(text)
+        unfinished = re.search(_UNFINISHED_COLOUR, text)
         self._kept = unfinished.group() if unfinished else ""
-        return _UNSAFE_IN_LOG.sub(_visible, text[: len(text) - len(self._kept)])
+        return re.sub(_UNSAFE_IN_LOG, _visible, text[: len(text) - len(self._kept)])
 
 
 # ---- time --------------------------------------------------------------------------------------
 
-_DURATION = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s?)?")
+_DURATION = r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s?)?"
 
 
 def parse_duration(text: str) -> float:
     """Seconds of "90s", "15m", "1h30m", "2d" or a number of seconds. Raises ValueError."""
-    match = _DURATION.fullmatch(text.strip())
+    match = re.fullmatch(_DURATION, text.strip(), re.ASCII)
     if not match or not any(match.groups()):
         raise ValueError(f'"{text}" is no duration: write "90s", "15m", "1h30m", "2d" or seconds')
     days, hours, minutes, seconds = (float(part or 0) for part in match.groups())
@@ -113,9 +114,11 @@ def local_time(at: str | None) -> str:
 
 def short_time(at: str | None) -> str:
     """The same, without the date if it is today's."""
-    text = local_time(at)
-    today = time.strftime("%Y-%m-%d ")
-    return text.removeprefix(today)
+    return without_today(local_time(at))
+
+
+def without_today(local: str) -> str:
+    return local.removeprefix(time.strftime("%Y-%m-%d "))
 
 
 def job_duration(job: Record, age_s: float = 0.0) -> float | None:
@@ -201,14 +204,13 @@ def status_lines(result: Record) -> list[str]:
         since = (local_time(run.get("started_at"))).replace(" ", "T")
         heading = ["run", run["dag"], run["run"] or "-", run["state"], run.get("trigger") or "-", since]
         lines.append("  ".join([*heading, duration(run_duration(run)), counted(counts(jobs))]).rstrip())
-        lines += columns(
-            [
-                ("job", job["dag"], job["job"], job["state"], str(job.get("attempt") or "-"))
-                + (duration(job_duration(job)), note(job))
-                for job in jobs
-            ]
-        )
+        lines += columns([_job_row(job) for job in jobs])
     return lines
+
+
+def _job_row(job: Record) -> tuple[str, ...]:
+    attempt, took = str(job.get("attempt") or "-"), duration(job_duration(job))
+    return ("job", clean(job["dag"]), clean(job["job"]), job["state"], attempt, took, note(job))
 
 
 def history_rows(attempts: Iterable[Record]) -> list[tuple[str, ...]]:

@@ -64,6 +64,6 @@ make_venv() {
         "$python" -m venv --clear .venv
     fi
     say "installing $1 into .venv"
-    .venv/bin/python -m pip install --quiet --disable-pip-version-check --editable "$1"
+    .venv/bin/python -m pip install -qq --disable-pip-version-check --editable "$1"
     cp pyproject.toml "$stamp"
 }

@@ -6,6 +6,9 @@ Whatever happens to the log, the job neither blocks nor fails for it: bytes are 
 Owned by one attempt of the shim. Knows nothing of processes. Stdlib only.
 """
 
+# pathlib is too large for the small processes
+# ruff: noqa: PTH103, PTH108, PTH120
+
 from __future__ import annotations
 
 import contextlib

@@ -16,7 +16,7 @@ import resource
 import signal
 
 from supervisor import environment, program
-from supervisor.order import Unstartable
+from supervisor.order import UnstartableError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -35,23 +35,22 @@ IGNORED_BY_PYTHON = (signal.SIGPIPE, signal.SIGXFSZ)
 ALL_SIGNALS = frozenset(signal.valid_signals())
 
 
-class Shortage(Exception):
+class ShortageError(Exception):
     """Nothing was started for lack of processes, memory, descriptors or disk."""
 
 
 class Stage:
-    """What every main process of this shim starts from."""
+    """What every main process starts from. Its stdin is the shim's own, which is /dev/null."""
 
-    __slots__ = ("base_env", "null_fd", "umask")
+    __slots__ = ("base_env", "umask")
 
     def __init__(self, umask: int) -> None:
         self.base_env = environment.base()
-        self.null_fd = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         self.umask = umask  # of jobs that name none
 
 
 def spawn(order: Order, stage: Stage, output_fd: int) -> int:
-    """Start it as this user, without limits; its pid, once the program is loaded. Unstartable, Shortage.
+    """Start it as this user, without limits; its pid, once the program is loaded. UnstartableError, ShortageError.
 
     The shim lends its own folder and umask for the moment.
     """
@@ -60,8 +59,7 @@ def spawn(order: Order, stage: Stage, output_fd: int) -> int:
         _enter(order["dir"])
         env = environment.of_job(order, stage.base_env)
         path, argv = program.find(order["command"], env.get("PATH", ""))
-        redirect = [(os.POSIX_SPAWN_DUP2, stage.null_fd, 0)]
-        redirect += [(os.POSIX_SPAWN_DUP2, output_fd, 1), (os.POSIX_SPAWN_DUP2, output_fd, 2)]
+        redirect = [(os.POSIX_SPAWN_DUP2, output_fd, 1), (os.POSIX_SPAWN_DUP2, output_fd, 2)]
         try:
             return os.posix_spawn(
                 path, argv, env, file_actions=redirect, setsid=True, setsigmask=(), setsigdef=IGNORED_BY_PYTHON
@@ -81,7 +79,7 @@ def needs_fork(order: Order) -> bool:
 def fork(order: Order, stage: Stage, output_fd: int) -> tuple[int, int]:
     """Start it the long way: its pid, and a pipe that ends empty once the program is loaded, else with the reason.
 
-    Shortage.
+    ShortageError.
     """
     status_r, status_w = os.pipe2(os.O_CLOEXEC)
     # No signal may find the child before it has put off the shim's handlers.
@@ -92,11 +90,20 @@ def fork(order: Order, stage: Stage, output_fd: int) -> tuple[int, int]:
             _become_the_job(order, stage, output_fd, status_w)
     except OSError as error:
         os.close(status_r)
-        raise Shortage(f"fork failed: {error.strerror}") from None
+        raise ShortageError(f"fork failed: {error.strerror}") from None
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, own_mask)
         os.close(status_w)
     return pid, status_r
+
+
+def keep_only(fd: int) -> int:
+    """Close all but the three streams and this descriptor; its new number. For a child that goes its own way."""
+    if fd != 3:
+        os.dup2(fd, 3)
+    os.set_inheritable(3, False)
+    os.closerange(4, os.sysconf("SC_OPEN_MAX"))
+    return 3
 
 
 # ---- in the child, between fork and exec ---------------------------------------------------------
@@ -105,8 +112,8 @@ def fork(order: Order, stage: Stage, output_fd: int) -> tuple[int, int]:
 def _become_the_job(order: Order, stage: Stage, output_fd: int, status_fd: int) -> NoReturn:
     text = "could not load the program"
     try:
-        _detach(stage, output_fd)
-        status_fd = _keep_only(status_fd)
+        _detach(output_fd)
+        status_fd = keep_only(status_fd)
         os.umask(stage.umask if order["umask"] is None else order["umask"])
         _set_limits(order["limits"])
         base_env = environment.base(_become(order["user"])) if order["user"] else stage.base_env
@@ -118,7 +125,7 @@ def _become_the_job(order: Order, stage: Stage, output_fd: int, status_fd: int) 
             os.execve(path, argv, env)
         except (OSError, ValueError) as error:
             raise _not_loaded(error, path) from None
-    except (Unstartable, Shortage) as error:
+    except (UnstartableError, ShortageError) as error:
         text = str(error)
     except BaseException as error:
         text = f"{type(error).__name__}: {error}"
@@ -127,32 +134,23 @@ def _become_the_job(order: Order, stage: Stage, output_fd: int, status_fd: int) 
         os._exit(127)
 
 
-def _detach(stage: Stage, output_fd: int) -> None:
+def _detach(output_fd: int) -> None:
     """Leave the shim's signals, session and streams."""
     signal.set_wakeup_fd(-1)
     for signum in ALL_SIGNALS - {signal.SIGKILL, signal.SIGSTOP}:
         signal.signal(signum, signal.SIG_DFL)
     os.setsid()
-    os.dup2(stage.null_fd, 0)
     os.dup2(output_fd, 1)
     os.dup2(output_fd, 2)
-
-
-def _keep_only(fd: int) -> int:
-    """Close all but the streams and this one. Should the program hang on loading, it holds nothing of the shim's."""
-    if fd != 3:
-        fd = os.dup2(fd, 3, inheritable=False)
-    os.closerange(4, os.sysconf("SC_OPEN_MAX"))
-    return fd
 
 
 def _account_of(user: str) -> pwd.struct_passwd:
     try:
         account = pwd.getpwnam(user)
     except KeyError:
-        raise Unstartable(f"no such user: {user}: create it, or name another in `user`") from None
+        raise UnstartableError(f"no such user: {user}: create it, or name another in `user`") from None
     if os.geteuid() != 0 and account.pw_uid != os.geteuid():
-        raise Unstartable(f"cannot run as user {user}: only root can start jobs of others: run jobd as root")
+        raise UnstartableError(f"cannot run as user {user}: only root can start jobs of others: run jobd as root")
     return account
 
 
@@ -168,9 +166,11 @@ def _become(user: str) -> pwd.struct_passwd:
         os.setresgid(gid, gid, gid)
         os.setresuid(uid, uid, uid)
     except OSError as error:
-        raise Unstartable(f"cannot become user {user}: {error.strerror}: see that jobd has the rights of root") from None
+        raise UnstartableError(
+            f"cannot become user {user}: {error.strerror}: see that jobd has the rights of root"
+        ) from None
     if os.getresuid() != (uid,) * 3 or os.getresgid() != (gid,) * 3 or set(os.getgroups()) - _groups_of(account):
-        raise Unstartable(f"cannot become user {user}: some rights of root were left: report this as a bug")
+        raise UnstartableError(f"cannot become user {user}: some rights of root were left: report this as a bug")
     return account
 
 
@@ -189,9 +189,8 @@ def _set_limits(limits: dict[str, Any]) -> None:
             resource.setrlimit(kind, (soft, soft + CPU_GRACE_S if kind == resource.RLIMIT_CPU else soft))
         except (OSError, ValueError) as error:
             what = name.removesuffix("_bytes").removesuffix("_s")
-            raise Unstartable(
-                f"cannot set limits.{what} to {value}: {error}: lower it, or raise the limit that jobd itself runs under"
-            ) from None
+            problem = f"cannot set limits.{what} to {value}: {error}"
+            raise UnstartableError(f"{problem}: lower it, or raise the limit that jobd itself has") from None
 
 
 _RESOURCES = {
@@ -211,18 +210,20 @@ def _enter(folder: str) -> None:
     except (OSError, ValueError) as error:
         missing = isinstance(error, FileNotFoundError)
         what = "no such folder" if missing else f"cannot enter folder ({getattr(error, 'strerror', error)})"
-        raise Unstartable(f"{what}: {folder}: create it or mend its permissions, or set another `dir`") from None
+        raise UnstartableError(f"{what}: {folder}: create it or mend its permissions, or set another `dir`") from None
 
 
 def _not_loaded(error: OSError | ValueError, path: str) -> Exception:
     """The kernel has refused a program that `program.find` had found."""
     code = error.errno if isinstance(error, OSError) else None
     if code in SHORTAGES:
-        return Shortage(f"could not start {path}: {error}")
+        return ShortageError(f"could not start {path}: {error}")
     if code == errno.ENOENT:
-        return Unstartable(f"cannot run {path}: its interpreter is missing: see the first line of the file")
+        return UnstartableError(f"cannot run {path}: its interpreter is missing: see the first line of the file")
     if code == errno.ENOEXEC:
-        return Unstartable(f"not a program: {path}: begin it with a line like #!/bin/sh, or write the command as text")
+        return UnstartableError(
+            f"not a program: {path}: begin it with a line like #!/bin/sh, or write the command as text"
+        )
     if code == errno.E2BIG:
-        return Unstartable(f"command and environment are too long for {path}: shorten `env` or the command")
-    return Unstartable(f"cannot run {path}: {error}")
+        return UnstartableError(f"command and environment are too long for {path}: shorten `env` or the command")
+    return UnstartableError(f"cannot run {path}: {error}")

@@ -101,7 +101,7 @@ class Daemon:
         self._repeatable: dict[int, str] = {}  # token -> request id, until answered
         self._same_request: dict[str, list[int]] = {}  # request id -> tokens that want the answer too
         self._leaving = False
-        self._executor = Executor(paths.state_dir, paths.socket, self._loop, self._inbox.append)
+        self._executor = Executor(paths.state_dir, Path(paths.socket), self._loop, self._inbox.append)
         self._followers = LogFollowers(self._loop)
         self._engine = Engine(configuration.definitions, self._store.has_run)
 

@@ -1,5 +1,8 @@
 """The environment of a job: what it holds, and the small format of `env_file`. Used by the shim. Stdlib only."""
 
+# pathlib is too large for the small processes
+# ruff: noqa: PTH120
+
 from __future__ import annotations
 
 import errno
@@ -8,7 +11,7 @@ import pwd
 import stat
 import sys
 
-from supervisor.order import Unstartable
+from supervisor.order import UnstartableError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -44,27 +47,30 @@ def own_account() -> pwd.struct_passwd:
 
 
 def of_job(order: Order, base_env: dict[str, str]) -> dict[str, str]:
-    """Defaults, then env_file, then env; the names that jobd gives cannot be overridden. Unstartable."""
+    """Defaults, then env_file, then env; the names that jobd gives cannot be overridden. UnstartableError."""
     from_file = read_env_file(order["env_file"]) if order["env_file"] else {}
     return {**base_env, "TZ": order["timezone"], **from_file, **order["env"], **order["own_env"]}
 
 
 def read_env_file(path: str) -> dict[str, str]:
-    """NAME=VALUE lines in UTF-8; Unstartable quotes no value. Empty lines and lines that begin with # are skipped, and so is a leading `export`.
+    """NAME=VALUE lines in UTF-8. Skipped are empty lines, lines that begin with #, and a leading `export`.
 
     A value goes to the end of the line, without the blanks around it; one pair of quotes around all
     of it, single or double, is taken off. Nothing is expanded, nothing is escaped.
+    UnstartableError says which line is wrong and quotes no value.
     """
     try:
         content = _read_file(path)
     except OSError as error:
-        raise Unstartable(f"cannot read env_file {path}: {error.strerror}: mend the path or its permissions") from None
+        raise UnstartableError(
+            f"cannot read env_file {path}: {error.strerror}: mend the path or its permissions"
+        ) from None
     if len(content) > MAX_ENV_FILE_BYTES:
-        raise Unstartable(f"env_file {path} is over {MAX_ENV_FILE_BYTES} bytes: it holds NAME=VALUE lines only")
+        raise UnstartableError(f"env_file {path} is over {MAX_ENV_FILE_BYTES} bytes: it holds NAME=VALUE lines only")
     try:
         lines = content.decode().split("\n")
     except UnicodeDecodeError:
-        raise Unstartable(f"env_file {path} is not UTF-8 text: save it as UTF-8") from None
+        raise UnstartableError(f"env_file {path} is not UTF-8 text: save it as UTF-8") from None
     found = {}
     for number, line in enumerate(lines, 1):
         text = line.strip()
@@ -73,7 +79,7 @@ def read_env_file(path: str) -> dict[str, str]:
         name, equals, value = text.removeprefix("export ").partition("=")
         name = name.strip()
         if not equals or not name.isidentifier() or not name.isascii() or "\0" in value:
-            raise Unstartable(f"env_file {path}, line {number}: not NAME=VALUE: mend it, or begin it with #")
+            raise UnstartableError(f"env_file {path}, line {number}: not NAME=VALUE: mend it, or begin it with #")
         found[name] = _unquoted(value.strip())
     return found
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 import os
 import select
 
+_WORDS = "9p afs autofs beegfs ceph cifs coda fuse fuseblk glusterfs gpfs lustre ncpfs nfs nfs4 orangefs smb3 smbfs"
 #: Whatever is not named here counts as a local disk. With FUSE, anything may be behind it.
-REMOTE_TYPES = frozenset(
-    "9p afs autofs beegfs ceph cifs coda fuse fuseblk glusterfs gpfs lustre ncpfs nfs nfs4 orangefs smb3 smbfs".split()
-)
+REMOTE_TYPES = frozenset(_WORDS.split())
 
 
 class Mounts:

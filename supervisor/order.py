@@ -48,5 +48,5 @@ HALT_SIGNALS = {"stop": signal.SIGTERM, "kill": signal.SIGUSR1, "wind_down": sig
 MAX_MESSAGE_BYTES = 96 * 1024
 
 
-class Unstartable(Exception):
+class UnstartableError(Exception):
     """The command cannot be started, now or later. The text says what is wrong, where, and what to do."""

@@ -5,9 +5,13 @@ Called by the shim, which stops the tree below itself, and by the executor, whic
 Knows nothing of attempts. Stdlib only: it is part of the small process.
 """
 
+# pathlib is too large for the small processes
+# ruff: noqa: PTH110, PTH208
+
 from __future__ import annotations
 
 import os
+import select
 import signal
 from collections.abc import Iterable
 
@@ -56,6 +60,13 @@ def open_process(who: Identity) -> int | None:
         return pidfd
     os.close(pidfd)
     return None
+
+
+def has_ended(pidfd: int) -> bool:
+    """True for a zombie too."""
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def descendants(root: int) -> set[Identity]:

@@ -6,33 +6,35 @@ where the text is one simple command, its first word is looked up here; whatever
 something else to some shell is left to the shell.
 """
 
+# pathlib is too large for the small processes
+# ruff: noqa: PTH109, PTH113, PTH116, PTH118
+
 from __future__ import annotations
 
 import os
 import stat
 
-from supervisor.order import Unstartable
+from supervisor.order import UnstartableError
 
 SHELL = "/bin/sh"
 #: Any of these makes a text more than one simple command (or may).
 NOT_SIMPLE = frozenset(";&|()`\n")
 #: A first word of other characters may be a pattern, an assignment, quoted …
 PLAIN_WORD = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_./+-@:,")
+_SHELL_WORDS = """
+case do done elif else esac fi for function if in select then time until while coproc namespace repeat foreach end
+. : alias autoload bg bind break builtin caller cd chdir command compgen complete compopt continue declare dirs
+disown echo emulate enable eval exec exit export false fc fg getopts global hash help history integer jobs kill
+let limit local logout mapfile nameref newgrp nocorrect noglob popd print printf pushd pwd read readarray readonly
+rehash rename return set setopt shift shopt source stop suspend test times trap true type typeset ulimit umask
+unalias unfunction unlimit unset unsetopt wait whence where which zmodload
+"""
 #: First words that are no files: reserved words, and the builtins of dash, bash, ksh, mksh and zsh.
-SHELL_WORDS = frozenset(
-    """
-    case do done elif else esac fi for function if in select then time until while coproc namespace repeat foreach end
-    . : alias autoload bg bind break builtin caller cd chdir command compgen complete compopt continue declare dirs
-    disown echo emulate enable eval exec exit export false fc fg getopts global hash help history integer jobs kill
-    let limit local logout mapfile nameref newgrp nocorrect noglob popd print printf pushd pwd read readarray readonly
-    rehash rename return set setopt shift shopt source stop suspend test times trap true type typeset ulimit umask
-    unalias unfunction unlimit unset unsetopt wait whence where which zmodload
-    """.split()
-)
+SHELL_WORDS = frozenset(_SHELL_WORDS.split())
 
 
 def find(command: str | list[str], search_path: str) -> tuple[str, list[str]]:
-    """The file to load and its argv. Call it in the job's folder, as the job's user. Unstartable."""
+    """The file to load and its argv. Call it in the job's folder, as the job's user. UnstartableError."""
     if isinstance(command, str):
         word = first_word(command)
         if word:
@@ -57,7 +59,7 @@ def _locate(name: str, search_path: str) -> str:
     if "/" in name:
         problem = _problem(name)
         if problem:
-            raise Unstartable(problem)
+            raise UnstartableError(problem)
         return name
     refused = None
     for folder in search_path.split(":"):
@@ -67,7 +69,9 @@ def _locate(name: str, search_path: str) -> str:
             return path
         if os.path.isfile(path):
             refused = refused or problem
-    raise Unstartable(refused or f"no such command: {name}: not in PATH ({search_path}): install it, or give its path")
+    raise UnstartableError(
+        refused or f"no such command: {name}: not in PATH ({search_path}): install it, or give its path"
+    )
 
 
 def _problem(path: str) -> str | None:

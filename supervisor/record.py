@@ -9,6 +9,9 @@ Keys: attempt, shim and shim_start (identity of the shim), boot, fifo, log, star
 process) and ending (an Ending). `given_up` (why) says instead that nothing ran and nothing ever will.
 """
 
+# pathlib is too large for the small processes
+# ruff: noqa: PTH108
+
 from __future__ import annotations
 
 import contextlib

@@ -8,8 +8,12 @@ Forked by `supervisor.forkserver`; talks to `supervisor.executor` in the words o
 Stdlib only, and no more of it than needed: there are as many shims as running jobs.
 """
 
+# pathlib is too large for the small processes
+# ruff: noqa: PTH118
+
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
@@ -20,7 +24,7 @@ import time
 from supervisor import child, process_tree, record
 from supervisor.capture import Capture
 from supervisor.mounts import Mounts
-from supervisor.order import HALT_SIGNALS, MAX_MESSAGE_BYTES, Unstartable
+from supervisor.order import HALT_SIGNALS, MAX_MESSAGE_BYTES, UnstartableError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -75,13 +79,13 @@ class Attempt:
         self._max_rss_bytes = 0
 
     def start(self, stage: child.Stage, by_fork: bool) -> None:
-        """Unstartable, child.Shortage: nothing runs."""
+        """UnstartableError, child.ShortageError: nothing runs."""
         if by_fork:
             self.pid, self.status_fd = child.fork(self.order, stage, self.capture.job_fd)
         else:
             self.pid = child.spawn(self.order, stage, self.capture.job_fd)
         self._record["pid"] = self.pid
-        record.rewrite(self._record_fd, self._record)
+        self._save(self._record)
 
     def loaded(self) -> bool:
         """The forked child has loaded the program (True) or has said why it cannot."""
@@ -168,9 +172,10 @@ class Attempt:
                 self._main_status = status
                 if self.order["finish"] == "main":
                     self._decide("exited")
-                    self._stop()
         if self._killing:
             self._kill()
+        elif self._main_status is not None and self.order["finish"] == "main":
+            self._stop()
 
     def end(self) -> dict[str, Any]:
         """Write the ending into the record and return it: the fields of events.Ending."""
@@ -193,7 +198,7 @@ class Attempt:
             code = os.waitstatus_to_exitcode(self._main_status)
             ending["exit_code" if code >= 0 else "signal"] = abs(code)
         self._record["ending"] = ending
-        record.rewrite(self._record_fd, self._record)
+        self._save(self._record)
         os.close(self._record_fd)
         return ending
 
@@ -205,8 +210,12 @@ class Attempt:
     def give_up(self, reason: str) -> None:
         """Nothing ran, and the attempt is not consumed."""
         self.capture.close()
-        record.rewrite(self._record_fd, {"given_up": reason})
+        self._save({"given_up": reason})
         os.close(self._record_fd)
+
+    def _save(self, content: dict[str, Any]) -> None:
+        with contextlib.suppress(OSError):  # jobd is told as well; only if it dies now, the outcome is lost
+            record.rewrite(self._record_fd, content)
 
 
 class Shim:
@@ -288,9 +297,9 @@ class Shim:
             return
         try:
             attempt.start(self._stage, child.needs_fork(order) or self._mounts.any_remote())
-        except Unstartable as error:
+        except UnstartableError as error:
             self._say("ended", number, ending=attempt.unstartable(str(error)))
-        except child.Shortage as error:
+        except child.ShortageError as error:
             attempt.give_up(str(error))
             self._say("not_started", number, reason=str(error))
         else:

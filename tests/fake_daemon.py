@@ -1,13 +1,9 @@
-"""A daemon without jobs: the real control socket on the real loop, in a thread, with answers made for tests.
-
-Run as a program it plays a little night for looking at jobctl: `python tests/fake_daemon.py SOCKET [JOBS]`.
-"""
+"""A daemon without jobs: the real control socket on the real loop, in a thread, with answers made for tests."""
 
 from __future__ import annotations
 
 import os
 import socket
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -106,12 +102,42 @@ class FakeDaemon:
         answer(self, request)
 
 
-def main() -> None:
-    """Placeholder of the demonstration, see `demo_night`."""
-    import demo_night
+# ---- records in the shapes of the socket -------------------------------------------------------
 
-    demo_night.play(sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 else 9)
+RUN_NAME = "nightly@2026-11-23T02:00"
 
 
-if __name__ == "__main__":
-    main()
+def job(name: str, state: str = "success", **fields: Any) -> dict[str, Any]:
+    """A JOB, as `status` lists it."""
+    ran = state in ("success", "failed", "lost", "running", "stopping")
+    record = {
+        **{"job": name, "dag": "nightly", "run": RUN_NAME, "state": state, "held": False, "reason": ""},
+        **{"waiting_for": [], "attempt": 1 if ran else None, "retries_left": 0, "pid": None, "exit_code": None},
+        **{"signal": None, "started_at": "2026-11-23T01:00:05.000Z" if ran else None, "finished_at": None},
+        **{"duration_s": 12.0 if ran else None, "data": None, "tags": []},
+    }
+    return record | fields
+
+
+def run(state: str = "success", **fields: Any) -> dict[str, Any]:
+    """A RUN, as `status` lists it."""
+    record = {
+        **{"run": RUN_NAME, "dag": "nightly", "run_date": "2026-11-23", "state": state, "trigger": "schedule"},
+        **{"started_at": "2026-11-23T01:00:00.000Z", "finished_at": None},
+    }
+    return record | fields
+
+
+def night(state: str, *jobs: dict[str, Any], **fields: Any) -> dict[str, Any]:
+    """The result of `status` with one run."""
+    about = {"pid": 1, "version": "0.1.0", "started_at": "2026-11-23T00:00:00.000Z", "config": "", "state": "running"}
+    return {"daemon": about, "runs": [run(state, **fields)], "jobs": list(jobs)}
+
+
+def event(number: int, kind: str = "success", **fields: Any) -> dict[str, Any]:
+    """One entry of the journal."""
+    record = {
+        **{"id": number, "at": "2026-11-23T01:00:05.000Z", "kind": kind, "run": RUN_NAME, "dag": "nightly"},
+        **{"job": "load", "attempt": 1, "text": "", "by": None},
+    }
+    return record | fields

@@ -29,7 +29,7 @@ IMPURE_NAMES = frozenset({"open", "print", "input", "exec", "eval", "compile", "
 IMPURE_METHODS = frozenset({"now", "utcnow", "today"})  # of datetime and date: they read the clock
 
 #: A module or package of supervisor/ is a room. These modules are part of another one.
-PARTS = {"cli": "__main__"} | dict.fromkeys(
+PARTS = {"cli": "__main__", "forkserver": "executor"} | dict.fromkeys(
     ("capture", "child", "environment", "mounts", "order", "process_tree", "program", "record"), "shim"
 )
 #: Rooms that know nothing of this project; any other room may use them.

@@ -210,9 +210,7 @@ def _check_retries(job: JobEntry, report: Report) -> None:
     if job.is_written("retry_delay") and job.is_written("retry_max_delay"):
         delay_s, most_s = job.values["retry_delay"], job.values["retry_max_delay"]
         if delay_s > most_s:
-            report.error(
-                job.place_of("retry_delay"), f"{delay_s:g}s is more than retry_max_delay, which is {most_s:g}s"
-            )
+            report.error(job.place_of("retry_delay"), f"{delay_s:g}s is more than retry_max_delay ({most_s:g}s)")
 
 
 def _check_range(limits: object, place: Place, report: Report) -> None:

@@ -88,10 +88,14 @@ class _UnreadableError(Exception):
         self.line = line
 
 
+def _open_without_waiting(path: str, flags: int) -> int:
+    """A FIFO would otherwise hold us until someone writes to it."""
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
 def _read_text(path: Path) -> str:
     try:
-        # Without O_NONBLOCK a FIFO would hold us until someone writes to it.
-        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+        with open(path, "rb", opener=_open_without_waiting) as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 raise _UnreadableError("cannot be read: not a regular file")
             content = file.read(MAX_FILE_BYTES + 1)

@@ -44,9 +44,7 @@ def command(value: Any) -> str | tuple[str, ...]:
         raise BadValueError(f"expected at most {MAX_ARGUMENTS} arguments, found {len(words)}")
     length = sum(len(word.encode()) + 1 for word in words) - 1
     if length > MAX_COMMAND_BYTES:
-        raise BadValueError(
-            f"expected at most {MAX_COMMAND_BYTES} bytes, found {length}; put the command into a script"
-        )
+        raise BadValueError(f"expected at most {MAX_COMMAND_BYTES} bytes, found {length}; use a script")
     return value if isinstance(value, str) else tuple(words)
 
 

@@ -96,9 +96,10 @@ class Dropped:
 
 @dataclass(frozen=True, slots=True)
 class Configured:
-    """The definitions were read (again)."""
+    """The definitions were read (again); `by`: who asked for that, if someone did."""
 
     definitions: Definitions
+    by: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from graphlib import CycleError, TopologicalSorter
 
 from supervisor.core.model import Outcome, State
 
-__all__ = ["CycleError", "Gate", "Standing", "dependency_order", "standing_of"]
+__all__ = ["CycleError", "Gate", "Standing", "dependency_order", "standings"]
 
 
 class Standing(IntEnum):
@@ -28,30 +28,44 @@ class Standing(IntEnum):
 
 _MET, _PENDING, _BLOCKED, _IMPOSSIBLE = Standing
 
-#: How a need for an outcome stands when its upstream is in a state (CONTRACT 3). One rule is not in
-#: the table: skipped by an operator meets a need for success.
-_STANDINGS: dict[State, dict[Outcome, Standing]] = {
-    state: dict(zip(Outcome, row, strict=True))
-    for state, row in {
-        #                 :success     :failed      :done
-        State.STOPPED: (_BLOCKED, _BLOCKED, _BLOCKED),
-        State.QUEUED: (_PENDING, _PENDING, _PENDING),
-        State.BLOCKED: (_BLOCKED, _BLOCKED, _BLOCKED),
-        State.RUNNING: (_PENDING, _PENDING, _PENDING),
-        State.STOPPING: (_PENDING, _PENDING, _PENDING),
-        State.SUCCESS: (_MET, _IMPOSSIBLE, _MET),
-        State.FAILED: (_BLOCKED, _MET, _MET),
-        State.LOST: (_BLOCKED, _MET, _MET),
-        State.SKIPPED: (_IMPOSSIBLE, _IMPOSSIBLE, _MET),
-    }.items()
+#: How a need for each outcome stands.
+Standings = Mapping[Outcome, Standing]
+
+
+def _row(*by_outcome: Standing) -> Standings:
+    return dict(zip(Outcome, by_outcome, strict=True))
+
+
+# What an upstream means to those that need it (CONTRACT 3).
+#                            :success     :failed      :done
+_GOES_ON = _row(_PENDING, _PENDING, _PENDING)
+_STUCK = _row(_BLOCKED, _BLOCKED, _BLOCKED)
+_SUCCEEDED = _row(_MET, _IMPOSSIBLE, _MET)
+_FAILED = _row(_BLOCKED, _MET, _MET)
+_SKIPPED = _row(_IMPOSSIBLE, _IMPOSSIBLE, _MET)
+_SKIPPED_BY_OPERATOR = _row(_MET, _IMPOSSIBLE, _MET)
+
+_STANDINGS: dict[State, Standings] = {
+    State.STOPPED: _STUCK,
+    State.QUEUED: _GOES_ON,
+    State.BLOCKED: _STUCK,
+    State.RUNNING: _GOES_ON,
+    State.STOPPING: _GOES_ON,
+    State.SUCCESS: _SUCCEEDED,
+    State.FAILED: _FAILED,
+    State.LOST: _FAILED,
+    State.SKIPPED: _SKIPPED,
 }
 
 
-def standing_of(outcome: Outcome, upstream: State, by_operator: bool) -> Standing:
-    """How a need for `outcome` stands; `by_operator`: the upstream's state was set by skip or mark."""
-    if by_operator and upstream is State.SKIPPED and outcome is Outcome.SUCCESS:
-        return Standing.MET
-    return _STANDINGS[upstream][outcome]
+def standings(upstream: State, by_operator: bool) -> Standings:
+    """How needs for each outcome stand; `by_operator`: the upstream's state was set by skip or mark.
+
+    One and the same object if two states mean the same to those downstream: compare with `is`.
+    """
+    if by_operator and upstream is State.SKIPPED:
+        return _SKIPPED_BY_OPERATOR
+    return _STANDINGS[upstream]
 
 
 class Gate:
@@ -72,21 +86,14 @@ class Gate:
     @property
     def best(self) -> Standing:
         """Of an any-of group; it has at least one member."""
-        return next(standing for standing in Standing if self._counts[standing])
+        met, pending, blocked, _ = self._counts
+        return _MET if met else _PENDING if pending else _BLOCKED if blocked else _IMPOSSIBLE
 
     @property
     def worst(self) -> Standing:
         """Of an all-of list; an empty one is met."""
-        counts = self._counts
-        return (
-            _IMPOSSIBLE
-            if counts[_IMPOSSIBLE]
-            else _BLOCKED
-            if counts[_BLOCKED]
-            else _PENDING
-            if counts[_PENDING]
-            else _MET
-        )
+        _, pending, blocked, impossible = self._counts
+        return _IMPOSSIBLE if impossible else _BLOCKED if blocked else _PENDING if pending else _MET
 
 
 def dependency_order(upstreams: Mapping[str, Iterable[str]]) -> list[str]:

@@ -1,0 +1,158 @@
+"""The small process that forks shims on request, and is the subreaper above them.
+
+It is a multiprocessing process that imports the shim and nothing else, so a shim costs one fork of
+something small. When jobd has gone it stays until nothing is left below it: should a shim be killed,
+its job comes here, not to init. It never starts or stops anything by its own decision.
+Started and asked by `supervisor.executor`. Stdlib only.
+
+A request is one byte with one descriptor: the shim's end of a fresh channel to the executor.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import json
+import multiprocessing
+import os
+import select
+import signal
+import socket
+
+from supervisor import child, shim
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from multiprocessing.process import BaseProcess
+
+PR_SET_NAME = 15
+PR_SET_CHILD_SUBREAPER = 36
+#: Signals of terminals and service managers. They are meant for jobd; nothing here ends by them.
+SIGNALS_OF_OTHERS = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+
+
+def start(state_dir: str, by_fork: bool = False) -> tuple[socket.socket, BaseProcess]:
+    """Start it; the executor's end of its channel, and the process.
+
+    A fresh interpreter is started, which is right at any time. `by_fork` makes a smaller one, and is for
+    a caller that is still small itself and has no thread, lock or descriptor that must not be shared.
+    """
+    ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    make = multiprocessing.get_context("fork").Process if by_fork else multiprocessing.get_context("spawn").Process
+    process = make(target=serve, args=(its, state_dir), name="jobd-forkserver")
+    process.start()
+    its.close()
+    ours.setblocking(False)
+    return ours, process
+
+
+def serve(channel: socket.socket, state_dir: str) -> None:
+    """The process. Returns when jobd has gone and no shim is left."""
+    umask = _settle_down(channel, state_dir)
+    places, stage = shim.Places(state_dir), child.Stage(umask)
+    wakeup_fd = _catch_signals()
+    poll = select.poll()
+    poll.register(channel, select.POLLIN)
+    poll.register(wakeup_fd, select.POLLIN)
+    gc.collect()
+    gc.freeze()  # the collector would touch, and so copy, every page that is shared with the shims
+    has_master = True
+    while has_master or _has_children():
+        for fd, _ in poll.poll():
+            if fd == wakeup_fd:
+                os.read(wakeup_fd, 4096)
+                _has_children()
+                continue
+            end = _next_request(channel)
+            if end is None:
+                poll.unregister(channel)
+                has_master = False
+            else:
+                _fork_shim(channel, end, places, stage)
+
+
+def _next_request(channel: socket.socket) -> int | None:
+    """The shim's end of its channel; None when jobd has gone."""
+    try:
+        message, fds, _, _ = socket.recv_fds(channel, 1, 1)
+    except ConnectionResetError:
+        return None
+    return fds[0] if message and fds else None
+
+
+def _fork_shim(channel: socket.socket, end: int, places: shim.Places, stage: child.Stage) -> None:
+    try:
+        pid = os.fork()
+    except OSError as error:
+        reason = f"fork failed: {error.strerror}"
+        os.write(end, json.dumps({"what": "not_started", "attempt": None, "reason": reason}).encode())
+        os.close(end)
+        return
+    if pid:
+        os.close(end)
+        return
+    code = 1
+    try:
+        signal.set_wakeup_fd(-1)
+        channel.detach()
+        end = child.keep_only(end)
+        _become_subreaper("jobd-shim")
+        shim.Shim(end, places, stage).run()
+        code = 0
+    except BaseException as error:
+        _last_words(error)
+    finally:
+        os._exit(code)
+
+
+def _has_children() -> bool:
+    """Reap the dead; False when there is nobody left."""
+    try:
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+    except ChildProcessError:
+        return False
+    return True
+
+
+def _settle_down(channel: socket.socket, state_dir: str) -> int:
+    """Leave everything that came with the start: session, folder, streams, descriptors, signals. The umask it had."""
+    os.setsid()
+    os.chdir("/")
+    _become_subreaper("jobd-forkserver")
+    null = os.open(os.devnull, os.O_RDWR)
+    bugs = os.open(f"{state_dir}/shims.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o640)
+    for fd, place in ((null, 0), (null, 1), (bugs, 2)):
+        os.dup2(fd, place)
+    os.closerange(3, channel.fileno())
+    os.closerange(channel.fileno() + 1, os.sysconf("SC_OPEN_MAX"))
+    for signum in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP, signal.SIGPIPE, signal.SIGXFSZ}:
+        signal.signal(signum, signal.SIG_DFL)
+    return os.umask(0o027)
+
+
+def _catch_signals() -> int:
+    """A pipe that becomes readable when a child has ended."""
+    wakeup_r, wakeup_w = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    signal.set_wakeup_fd(wakeup_w, warn_on_full_buffer=False)
+    for signum in (signal.SIGCHLD, *SIGNALS_OF_OTHERS):
+        signal.signal(signum, _noted)
+    return wakeup_r
+
+
+def _noted(_signum: int, _frame: object) -> None:
+    """Handled and not ignored: an ignored signal would stay ignored in the jobs."""
+
+
+def _become_subreaper(name: str) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "cannot become a child subreaper: Linux 3.4 or later is needed")
+    libc.prctl(PR_SET_NAME, name.encode(), 0, 0, 0)
+
+
+def _last_words(error: BaseException) -> None:
+    """A bug. What it has to say goes to STATE/shims.log."""
+    import traceback  # only when it is needed: the process is to stay small
+
+    traceback.print_exception(error)
