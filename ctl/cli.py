@@ -34,7 +34,11 @@ class Parser(argparse.ArgumentParser):
         super().__init__(allow_abbrev=False, formatter_class=_format, **settings)
 
     def error(self, message: str) -> NoReturn:
-        raise Failure(protocol.EXIT_USAGE, "usage", message, f"see `{self.prog} --help`")
+        hint = f"see `{self.prog} --help`"
+        if message.startswith("unrecognized arguments: -"):
+            near = protocol.nearest(message.split()[2], self._option_string_actions)
+            hint = f"did you mean {near}? {hint}" if near else hint
+        raise Failure(protocol.EXIT_USAGE, "usage", message, hint)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

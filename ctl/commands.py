@@ -113,11 +113,11 @@ def _named_change(parser: argparse.ArgumentParser) -> None:
 
 def _mark(parser: argparse.ArgumentParser) -> None:
     _change(parser, "+")
-    parser.add_argument("outcome", metavar="success|failed", choices=("success", "failed"))
+    parser.add_argument("outcome", metavar="OUTCOME", choices=("success", "failed"), help="success or failed")
 
 
 def _report(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("outcome", metavar="success|failed|data", choices=("success", "failed", "data"))
+    parser.add_argument("outcome", metavar="OUTCOME", choices=("success", "failed", "data"), help="%(choices)s")
     parser.add_argument("--job", metavar="NAME", help="default: the job that this is called from ($JOBD_JOB)")
     parser.add_argument("--run", metavar="RUN", help="default: the job's own, else the newest")
     parser.add_argument("--attempt", metavar="K", type=count, help="default: the job's own, else the one under way")

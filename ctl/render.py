@@ -10,9 +10,10 @@ from __future__ import annotations
 import io
 import shutil
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 from rich.console import Console, Group, RenderableType
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -27,6 +28,11 @@ MAX_JOBS_IN_FULL = 100
 MAX_OTHERS_PER_DAG = 20
 #: The job column is never wider than this share of the table.
 MAX_JOB_SHARE = 0.4
+#: With less room than this for what is to be said about a job, nothing is said.
+MIN_NOTE_WIDTH = 16
+#: Columns that are nice to have come only if this much is left for it.
+GOOD_NOTE_WIDTH = 48
+GAP = 2
 
 _STYLES = {
     "success": "green",
@@ -43,23 +49,10 @@ _STYLES = {
 _RANK = {state: rank for rank, state in enumerate(words.STATES)}
 
 
-class _Column(NamedTuple):
-    title: str
-    min_width: int  # of the whole table; narrower ones do without this column
-    width: int | None  # None: what is left
-    right: bool = False
-
-
-_COLUMNS = {
-    "job": _Column("JOB", 0, 0),  # as wide as the longest name
-    "state": _Column("STATE", 0, 10),
-    "try": _Column("TRY", 56, 3, right=True),
-    "time": _Column("TIME", 32, 6, right=True),
-    "started": _Column("STARTED", 110, 19),
-    "pid": _Column("PID", 130, 7, right=True),
-    "data": _Column("DATA", 130, 10, right=True),
-    "note": _Column("", 44, None),
-}
+#: Column titles in their order.
+_TITLES = dict(job="JOB", state="STATE", attempt="TRY", time="TIME", started="STARTED", pid="PID", data="DATA", note="")
+_RIGHT = frozenset({"attempt", "time", "pid", "data"})
+_NICE_TO_HAVE = frozenset({"started", "pid", "data"})
 
 
 def make_console(out: Output, **settings: Any) -> Console:
@@ -122,19 +115,18 @@ def _groups(
 ) -> Group:
     if not groups:
         return Group(Text("no jobs"))
-    shown = [job for _run, _jobs, rows in groups for job in rows]
-    name_width = max((len(job["job"]) for job in shown), default=3)
-    name_width = max(3, min(name_width, int(width * MAX_JOB_SHARE)))
+    cells = {id(job): _cells(job, out, age_s) for _run, _jobs, rows in groups for job in rows}
+    layout = _layout(cells.values(), width)
     parts: list[RenderableType] = []
     for run, jobs, rows in groups:
+        titled = not parts  # the columns are the same for all
         if parts:
             parts.append(Text())
         parts.append(_heading(run, jobs, out, width))
         if rows:
-            parts.append(_table(rows, out, width, name_width, age_s=age_s, folds=folds))
+            parts.append(_table([(job, cells[id(job)]) for job in rows], layout, out, titled=titled, folds=folds))
         if len(rows) < len(jobs):
-            kept = {id(job) for job in rows}
-            rest = words.counted(words.counts(job for job in jobs if id(job) not in kept))
+            rest = words.counted(words.counts(job for job in jobs if all(job is not row for row in rows)))
             parts.append(Text(f"  and {len(jobs) - len(rows)} more: {rest}{hint}", style="dim"))
     return Group(*parts)
 
@@ -144,45 +136,70 @@ def _state(state: str, out: Output) -> Text:
 
 
 def _heading(run: Record, jobs: list[Record], out: Output, width: int) -> Text:
-    """One line, or two where the counts do not fit beside."""
-    line = Text(words.clean(run["run"] or run["dag"]), style="bold")
-    line.append_text(Text("  ", style="not bold"))
+    """What the run is and how it stands, in as many lines as the width asks for."""
+    name = Text(words.clean(run["run"] or run["dag"]), style="bold")
     if run["run"] is None:
-        line.append_text(Text("no run yet", style="not bold dim"))
-        return line
-    line.append_text(_state(run["state"], out))
+        return Text("  ").join([name, Text("no run yet", style="dim")])
     facts = [run.get("trigger") and f"by {run['trigger']}"]
     facts.append(run.get("started_at") and f"since {words.short_time(run['started_at'])}")
     facts.append(run.get("started_at") and words.duration(words.run_duration(run)))
-    line.append("  " + ", ".join(filter(None, facts)), style="not bold")
-    tally = words.counts(jobs)
+    parts = [name, _state(run["state"], out), Text(", ".join(filter(None, facts)))]
     if len(jobs) > 1:
-        summary = Text("  ").join(
-            Text(f"{number} {state}", style=f"not bold {_STYLES.get(state, '')}") for state, number in tally.items()
-        )
-        fits = line.cell_len + 4 + summary.cell_len <= width
-        line.append("    " if fits else "\n  ", style="not bold")
-        line.append_text(summary)
-    return line
+        tally = words.counts(jobs).items()
+        parts.append(Text("  ").join(Text(f"{number} {state}", _STYLES.get(state, "")) for state, number in tally))
+    heading, used = Text(), 0
+    for part in parts:
+        fits = used + GAP + part.cell_len <= width
+        heading.append(" " * GAP if used and fits else f"\n{' ' * GAP}" if used else "")
+        heading.append_text(part)
+        used = (used if fits else 0) + GAP + part.cell_len
+    return heading
+
+
+def _layout(rows: Iterable[dict[str, Text]], width: int) -> dict[str, int | None]:
+    """Which columns there are, and their widths (None: the rest), the same for all tables.
+
+    The job and its state come first, then a few words about it, then the rest as far as there is room.
+    """
+    natural = {key: len(title) for key, title in _TITLES.items()}
+    filled = {"job", "state"}
+    for cells in rows:
+        for key, cell in cells.items():
+            natural[key] = max(natural[key], cell.cell_len)
+            if cell.plain:
+                filled.add(key)
+    natural["job"] = min(natural["job"], int(width * MAX_JOB_SHARE))
+    natural["time"] = max(natural["time"], 6)  # it grows while one looks
+    chosen = {"job", "state"}
+    left = width - GAP - natural["job"] - GAP - natural["state"] - GAP
+    notes = "note" in filled and left >= MIN_NOTE_WIDTH
+    if notes:
+        chosen.add("note")
+        left -= MIN_NOTE_WIDTH
+    for key in ("time", "attempt", "started", "data", "pid"):
+        spare = GOOD_NOTE_WIDTH - MIN_NOTE_WIDTH if notes and key in _NICE_TO_HAVE else 0
+        if key in filled and natural[key] + GAP + spare <= left:
+            chosen.add(key)
+            left -= natural[key] + GAP
+    return {key: None if key == "note" else natural[key] for key in _TITLES if key in chosen}
 
 
 def _table(
-    jobs: list[Record], out: Output, width: int, name_width: int, *, age_s: float, folds: bool
-) -> Table:  # fmt: skip
-    columns = {key: column for key, column in _COLUMNS.items() if width >= column.min_width}
-    if not any(job.get("data") is not None for job in jobs):
-        columns.pop("data", None)
-    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim", width=width)
-    table.add_column("", width=0)
-    for key, column in columns.items():
-        fixed = name_width if key == "job" else column.width
-        table.add_column(
-            Text(column.title), width=fixed, ratio=None if fixed else 1, justify="right" if column.right else "left"
-        )
-    for job in jobs:
-        cells = _cells(job, out, age_s)
-        table.add_row("", *(_fit(cells[key], key, job, out, folds=folds) for key in columns))
-    return table
+    rows: list[tuple[Record, dict[str, Text]]],
+    layout: dict[str, int | None],
+    out: Output,
+    *,
+    titled: bool,
+    folds: bool,
+) -> Padding:
+    table = Table(box=None, padding=(0, GAP, 0, 0), pad_edge=False, header_style="dim", show_header=titled,
+                  expand="note" in layout)  # fmt: skip
+    for key, width in layout.items():
+        justify: Literal["left", "right"] = "right" if key in _RIGHT else "left"
+        table.add_column(Text(_TITLES[key]), width=width, ratio=None if width else 1, justify=justify)
+    for job, cells in rows:
+        table.add_row(*(_fit(cells[key], key, job, out, folds=folds) for key in layout))
+    return Padding(table, (0, 0, 0, GAP))
 
 
 def _cells(job: Record, out: Output, age_s: float) -> dict[str, Text]:
@@ -190,7 +207,7 @@ def _cells(job: Record, out: Output, age_s: float) -> dict[str, Text]:
     return {
         "job": Text(words.clean(job["job"]), style="bold" if state in words.UNHAPPY | words.ACTIVE else ""),
         "state": _state(state, out),
-        "try": Text(str(job.get("attempt") or "")),
+        "attempt": Text(str(job.get("attempt") or "")),
         "time": Text("" if job.get("duration_s") is None else words.duration(words.job_duration(job, age_s))),
         "started": Text("" if job.get("started_at") is None else words.short_time(job["started_at"])),
         "pid": Text(str(job.get("pid") or "")),

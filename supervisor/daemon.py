@@ -241,6 +241,14 @@ class Daemon:
     # ---- queries: answered after the commit of the turn ------------------------------------------
 
     def _query(self, token: int, query: api.Query, by: str) -> None:
+        try:
+            self._look_up(token, query, by)
+        except Exception:
+            # A question changes nothing, so a bug in answering it need not end the daemon.
+            log.exception("bug: %s could not be answered", query)
+            self._control.refuse(token, -32603, "internal_error", "jobd could not answer", "its log says why")
+
+    def _look_up(self, token: int, query: api.Query, by: str) -> None:
         match query:
             case api.Status():
                 answer = self._status(query)

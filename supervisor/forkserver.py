@@ -10,6 +10,7 @@ A request is one byte with one descriptor: the shim's end of a fresh channel to 
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import gc
 import json
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 PR_SET_NAME = 15
 PR_SET_CHILD_SUBREAPER = 36
+_libc = ctypes.CDLL(None, use_errno=True)
 #: Signals of terminals and service managers. They are meant for jobd; nothing here ends by them.
 SIGNALS_OF_OTHERS = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
@@ -84,25 +86,31 @@ def _fork_shim(channel: socket.socket, end: int, places: shim.Places, stage: chi
     try:
         pid = os.fork()
     except OSError as error:
-        reason = f"fork failed: {error.strerror}"
-        os.write(end, json.dumps({"what": "not_started", "attempt": None, "reason": reason}).encode())
-        os.close(end)
+        _answer(end, {"what": "not_started", "attempt": None, "reason": f"fork failed: {error.strerror}"})
         return
     if pid:
-        os.close(end)
+        pidfd = os.pidfd_open(pid)
+        _answer(end, {"what": "hello"}, pidfd)
+        os.close(pidfd)
         return
     code = 1
     try:
         signal.set_wakeup_fd(-1)
         channel.detach()
         end = child.keep_only(end)
-        _become_subreaper("jobd-shim")
+        _become_subreaper(b"jobd-shim")
         shim.Shim(end, places, stage).run()
         code = 0
     except BaseException as error:
         _last_words(error)
     finally:
         os._exit(code)
+
+
+def _answer(end: int, message: dict[str, object], *fds: int) -> None:
+    """Speak for the shim, on its channel; then it is the shim's alone."""
+    with socket.socket(fileno=end) as channel, contextlib.suppress(OSError):
+        socket.send_fds(channel, [json.dumps(message).encode()], fds)
 
 
 def _has_children() -> bool:
@@ -119,7 +127,7 @@ def _settle_down(channel: socket.socket, state_dir: str) -> int:
     """Leave everything that came with the start: session, folder, streams, descriptors, signals. The umask it had."""
     os.setsid()
     os.chdir("/")
-    _become_subreaper("jobd-forkserver")
+    _become_subreaper(b"jobd-forkserver")
     null = os.open(os.devnull, os.O_RDWR)
     bugs = os.open(f"{state_dir}/shims.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o640)
     for fd, place in ((null, 0), (null, 1), (bugs, 2)):
@@ -132,7 +140,7 @@ def _settle_down(channel: socket.socket, state_dir: str) -> int:
 
 
 def _catch_signals() -> int:
-    """A pipe that becomes readable when a child has ended."""
+    """A pipe that becomes readable when a child has ended. The shims inherit the handlers."""
     wakeup_r, wakeup_w = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     signal.set_wakeup_fd(wakeup_w, warn_on_full_buffer=False)
     for signum in (signal.SIGCHLD, *SIGNALS_OF_OTHERS):
@@ -144,11 +152,10 @@ def _noted(_signum: int, _frame: object) -> None:
     """Handled and not ignored: an ignored signal would stay ignored in the jobs."""
 
 
-def _become_subreaper(name: str) -> None:
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
+def _become_subreaper(name: bytes) -> None:
+    if _libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "cannot become a child subreaper: Linux 3.4 or later is needed")
-    libc.prctl(PR_SET_NAME, name.encode(), 0, 0, 0)
+    _libc.prctl(PR_SET_NAME, name, 0, 0, 0)
 
 
 def _last_words(error: BaseException) -> None:

@@ -20,8 +20,6 @@ from supervisor.loop import Loop
 MAX_TAIL_BYTES = 1 << 20
 #: Bytes sent to a follower in one step.
 CHUNK_BYTES = 64 * 1024
-#: How deep the queue of changes may get before the kernel drops some; a follower reads to the end anyway.
-_WATCHED = inotify_simple.flags.MODIFY
 
 
 def tail(path: Path, lines: int) -> tuple[str, int]:
@@ -59,12 +57,12 @@ class LogFollowers:
     def follow(self, token: int, path: Path, offset: int, send: Callable[[str], None]) -> None:
         """Call `send` with all that stands behind `offset`, now and as it comes, until `stop`."""
         if self._inotify is None:
-            self._inotify = inotify_simple.INotify(inotify_simple.flags.NONBLOCK | inotify_simple.flags.CLOEXEC)
+            self._inotify = inotify_simple.INotify(nonblocking=True)
             self._loop.watch(self._inotify.fileno(), read=self._on_changes)
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o750)
         # The shim may not have made it yet; it appends, so an empty file does no harm.
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o640))
-        watch = self._inotify.add_watch(path, _WATCHED)
+        watch = self._inotify.add_watch(path, inotify_simple.flags.MODIFY)
         self._watches.setdefault(watch, set()).add(token)
         self._watch_of[token] = watch
         self._followers[token] = _Follower(path, offset, send)

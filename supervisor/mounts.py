@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import select
 
-_WORDS = "9p afs autofs beegfs ceph cifs coda fuse fuseblk glusterfs gpfs lustre ncpfs nfs nfs4 orangefs smb3 smbfs"
+_WORDS = b"9p afs autofs beegfs ceph cifs coda fuse fuseblk glusterfs gpfs lustre ncpfs nfs nfs4 orangefs smb3 smbfs"
 #: Whatever is not named here counts as a local disk. With FUSE, anything may be behind it.
 REMOTE_TYPES = frozenset(_WORDS.split())
 
@@ -26,15 +26,15 @@ class Mounts:
         return self._remote
 
     def _read(self) -> bool:
-        with open(self._fd, closefd=False, errors="surrogateescape") as file:
-            file.seek(0)
-            return any(map(_is_remote, file))
+        content, at = b"", 0
+        while chunk := os.pread(self._fd, 65536, at):
+            content, at = content + chunk, at + len(chunk)
+        return any(map(_is_remote, content.splitlines()))
 
 
-def _is_remote(line: str) -> bool:
+def _is_remote(line: bytes) -> bool:
     """One line of mountinfo: … MOUNTPOINT OPTIONS [OPTIONAL…] - TYPE SOURCE …"""
-    place, _, rest = line.partition(" - ")
-    kind = rest.split(" ", 1)[0]
-    if place.split(" ")[4].startswith("/proc/"):
+    place, _, rest = line.partition(b" - ")
+    if place.split(b" ")[4].startswith(b"/proc/"):
         return False  # systemd has an automount there; it leads to nothing remote
-    return kind.partition(".")[0] in REMOTE_TYPES
+    return rest.split(b" ", 1)[0].partition(b".")[0] in REMOTE_TYPES

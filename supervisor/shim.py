@@ -18,7 +18,6 @@ import json
 import os
 import select
 import signal
-import socket
 import time
 
 from supervisor import child, process_tree, record
@@ -219,7 +218,10 @@ class Attempt:
 
 
 class Shim:
-    """The loop of the process. `channel` is its end of the executor's socket, blocking."""
+    """The loop of the process. `channel` is its end of the executor's socket, blocking.
+
+    It inherits handlers for the signals that it knows; their numbers arrive in a pipe of its own.
+    """
 
     def __init__(self, channel: int, places: Places, stage: child.Stage) -> None:
         self._channel = channel
@@ -229,14 +231,14 @@ class Shim:
         self._identity = process_tree.identity(os.getpid())
         self._attempt: Attempt | None = None
         self._has_master = True
-        self._wakeup_fd = _catch_signals()
+        self._wakeup_fd, wakeup_w = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        signal.set_wakeup_fd(wakeup_w, warn_on_full_buffer=False)
         self._poll = select.poll()
         self._poll.register(channel, select.POLLIN)
         self._poll.register(self._wakeup_fd, select.POLLIN)
 
     def run(self) -> None:
         """Until jobd has gone and nothing is under way."""
-        self._say_hello()
         while self._has_master or self._attempt:
             attempt = self._attempt
             for fd, _ in self._poll.poll(attempt.wait_ms() if attempt else None):
@@ -254,12 +256,6 @@ class Shim:
                     self._end(attempt)
 
     # -- the executor ------------------------------------------------------------------------------
-
-    def _say_hello(self) -> None:
-        pidfd = os.pidfd_open(os.getpid())
-        with socket.socket(fileno=os.dup(self._channel)) as channel:
-            socket.send_fds(channel, [_encode({"what": "hello", "pid": os.getpid()})], [pidfd])
-        os.close(pidfd)
 
     def _hear(self) -> None:
         try:
@@ -370,16 +366,3 @@ class Shim:
 
 def _encode(message: dict[str, Any]) -> bytes:
     return json.dumps(message).encode()
-
-
-def _catch_signals() -> int:
-    """All that can be caught ends up in the returned pipe; none is ignored, because a job would inherit that."""
-    wakeup_r, wakeup_w = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-    signal.set_wakeup_fd(wakeup_w, warn_on_full_buffer=False)
-    for signum in (signal.SIGCHLD, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, *HALT_SIGNALS.values()):
-        signal.signal(signum, _noted)
-    return wakeup_r
-
-
-def _noted(_signum: int, _frame: object) -> None:
-    """The number is in the pipe by now."""

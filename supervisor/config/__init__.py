@@ -1,7 +1,7 @@
 """jobs.toml and what it includes, as a frozen Config; or every error at once.
 
 `load` for the daemon's start, `check` for whoever wants to hear of warnings too: `jobd --check`, reload.
-Touches nothing but the files that it reads. Called by `supervisor.__main__` and `supervisor.daemon`.
+Touches nothing but the files that it reads. Called by `supervisor.cli` and `supervisor.daemon`.
 
 The way of a file: `files` reads it, `tables` reads each key as the table in `keys` says (`values`,
 `times`, `job_values`), `checks` holds keys and names against each other, and here the model is built.

@@ -1,6 +1,6 @@
 """Which files make up a configuration: the main one and what it includes, read and parsed.
 
-Knows the keys `include` and nothing of what the files define. Called by `supervisor.config`.
+Knows the key `include` and nothing of what the files define. Called by `supervisor.config`.
 """
 
 from __future__ import annotations

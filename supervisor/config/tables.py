@@ -13,7 +13,7 @@ from typing import Any
 from supervisor import __version__
 from supervisor.config.keys import JOB, SECTIONS, Key, Keys, Section
 from supervisor.config.problems import Place, Report, Source
-from supervisor.config.values import NAME, NAME_RULE, WRONG, BadValueError, kind_of
+from supervisor.config.values import NAME, NAME_RULE, WRONG, BadValueError, kind_of, shown
 
 NOT_BUILT = f"not built yet in jobd {__version__}; take it out"
 
@@ -144,7 +144,7 @@ def _dotted_name_hint(place: Place, name: str, content: Any) -> str:
     if not isinstance(content, dict) or len(place.path) != 2:
         return ""
     section, first = place.path
-    return f'; a name with a dot is put in quotes: [{section}."{first}.{name}"]'
+    return f"; a name with a dot is put in quotes: [{section}.{shown(f'{first}.{name}')}]"
 
 
 def _over(beneath: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:

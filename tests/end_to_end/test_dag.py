@@ -135,7 +135,7 @@ command = "true"
 needs = ["two"]
 """)
     jobd.ctl("start", "--wait", code=1)
-    jobd.ctl("skip", "one", "--wait", code=None)
+    jobd.ctl("skip", "one")
     jobd.ctl("wait", code=1)
     assert jobd.states() == {"one": "skipped", "two": "failed", "three": "blocked"}
     jobd.ctl("mark", "two", "success")
