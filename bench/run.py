@@ -23,6 +23,7 @@ from peers import COMMAND, Graph, available, chain, fan, layers
 
 AT_ONCE = 4
 SLEEPERS = 300
+GIVE_UP_S = 20.0
 SETTLE_S = 2.0
 IDLE_S = 10.0
 
@@ -69,16 +70,14 @@ def compare(graphs: dict[str, Graph], rounds: int) -> dict[str, dict[str, Figure
 
 def growth(sizes: list[int], rounds: int) -> list[Figure]:
     """Cost per job of dags of different sizes, a fresh jobd for each."""
-    figures = [
-        Figure(f"dag of {size}", "ms/job", f"layers of 100, two needs each, {AT_ONCE} at once") for size in sizes
-    ]
+    how = f"layers of 100, two needs each, {AT_ONCE} at once"
+    figures = [Figure(f"dag of {size}", "ms/job", how) for size in sizes]
     for _ in range(rounds):
         for size, figure in zip(sizes, figures, strict=True):
             with Daemon(toml({"grown": layers(size)})) as jobd:
                 figure.rounds.append(1000 * jobd.run("grown") / size)
-    ratio = figures[-1].value / figures[0].value
-    aim = Figure(f"{sizes[-1]} against {sizes[0]} jobs", "x", "the two lines above", "about 1", [ratio])
-    return [*figures, aim]
+    ratio = [figures[-1].value / figures[0].value]
+    return [*figures, Figure(f"{sizes[-1]} against {sizes[0]} jobs", "x", "the two lines above", "about 1", ratio)]
 
 
 def idle_memory(jobs: int, rounds: int) -> list[Figure]:
@@ -98,9 +97,11 @@ def sleepers(jobs: int) -> list[Figure]:
         _, pss_before = jobd.memory_mb()
         began = time.monotonic()
         jobd.call("start", names=["sleepers"])
-        while sum(job["state"] == "running" for job in jobd.call("status")["jobs"]) < jobs:
+        while any(job["pid"] is None for job in jobd.call("status")["jobs"]):
+            if time.monotonic() - began > GIVE_UP_S:
+                raise RuntimeError(f"not all of {jobs} jobs have started within {GIVE_UP_S:.0f} s")
             time.sleep(0.02)
-        started = Figure(f"{jobs} jobs running", "s", f"start of {jobs} x sleep 30", "3 or less")
+        started = Figure(f"{jobs} jobs running", "s", f"{jobs} x sleep 30, until status has a pid of each", "3 or less")
         started.rounds.append(time.monotonic() - began)
 
         status = Figure(
@@ -139,7 +140,7 @@ def print_comparison(table: dict[str, dict[str, Figure]]) -> None:
     print(f"| ms a job (jobs/s), `sh -c '{COMMAND}'`, {AT_ONCE} at once | {' | '.join(subjects)} |")
     print("|---" + "|---:" * len(subjects) + "|")
     for name, row in table.items():
-        cells = [f"{row[subject].value:.2f} ({1000 / row[subject].value:,.0f})" for subject in subjects]
+        cells = [f"{figure.value:.2f} ({1000 / figure.value:,.0f})" for figure in row.values()]
         print(f"| {name} | {' | '.join(cells)} |")
         ratios = [f"{row['jobd'].value / row[subject].value:.2f}" for subject in subjects[1:]]
         print(f"| jobd's time against it | 1 | {' | '.join(ratios)} |")
@@ -153,8 +154,7 @@ def print_figures(figures: list[Figure]) -> None:
 
 
 def machine() -> dict[str, str]:
-    memory_gb = psutil.virtual_memory().total / 1e9
-    hardware = f"{os.cpu_count()} processors, {memory_gb:.1f} GB"
+    hardware = f"{os.cpu_count()} processors, {psutil.virtual_memory().total / 1e9:.1f} GB"
     return {"hardware": hardware, "system": platform.platform(), "python": platform.python_version()}
 
 

@@ -138,11 +138,19 @@ def wait_for(
         raise Failure(protocol.EXIT_INTERRUPTED, "interrupted", message, hint) from None
     if session.out.as_json:
         session.out.say_json(result)
-    elif session.out.live:
-        queries.show_status(session, session.call("status", {"names": names, "run": run}))
     else:
-        session.out.say("\n".join(words.status_lines(result)))
+        _show_end(session, names, run, result)
     return protocol.EXIT_OK if any_end or _succeeded(result, names) else protocol.EXIT_REFUSED
+
+
+def _show_end(session: Session, names: list[str], run: str | None, result: dict[str, Any]) -> None:
+    """How all jobs stand; if the daemon cannot tell that any more, at least what was waited for."""
+    try:
+        session.reconnect()  # the connection may be old, and the daemon another one since
+        result = session.call("status", {"names": names, "run": run})
+    except Failure:
+        pass
+    queries.show_status(session, result)
 
 
 def _succeeded(result: dict[str, Any], names: list[str]) -> bool:

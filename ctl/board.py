@@ -55,7 +55,7 @@ class Board:
         """On a screen of its own until q or Ctrl-C."""
         self._hint = "q quits"
         self._connect()  # a wrong name is told before the screen is taken
-        with _terminal() as (keys, wakeup), self._live(screen=True) as live, contextlib.suppress(KeyboardInterrupt):
+        with contextlib.suppress(KeyboardInterrupt), _terminal() as (keys, wakeup), self._live(screen=True) as live:
             while True:
                 ready = self._wait(live, [keys, wakeup], None)
                 if keys in ready and os.read(keys, 64).lower().startswith((b"q", b"\x03", b"\x04")):
@@ -80,9 +80,15 @@ class Board:
 
     # -- what is shown ---------------------------------------------------------------------------
 
-    def _live(self, *, screen: bool) -> Live:
+    @contextlib.contextmanager
+    def _live(self, *, screen: bool) -> Iterator[Live]:
         console = render.make_console(self._session.out)
-        return Live(self._picture(), console=console, screen=screen, auto_refresh=False, transient=True)
+        live = Live(self._picture(), console=console, screen=screen, auto_refresh=False, transient=True)
+        try:  # not Live's own `with`: a signal in the midst of its start would leave the screen taken
+            live.start(refresh=True)
+            yield live
+        finally:
+            live.stop()
 
     def _picture(self) -> RenderableType:
         lines = shutil.get_terminal_size().lines - 2

@@ -50,6 +50,16 @@ def count(text: str) -> int:
     return int(text)
 
 
+def date(text: str) -> str:
+    from argparse import ArgumentTypeError
+    from datetime import datetime
+
+    try:
+        return datetime.strptime(text, "%Y-%m-%d").strftime("%Y-%m-%d")
+    except ValueError:
+        raise ArgumentTypeError(f'"{text}" is no date: write YYYY-MM-DD') from None
+
+
 def nothing(_parser: argparse.ArgumentParser) -> None:
     """No options of its own."""
 
@@ -85,7 +95,7 @@ def _change(parser: argparse.ArgumentParser, least: str = "*", *, waits: bool = 
 def _start(parser: argparse.ArgumentParser) -> None:
     _change(parser, waits=True)
     parser.add_argument("--force", action="store_true", help="ignore needs, time and slots")
-    parser.add_argument("--date", metavar="D", help="the run date of a new run, YYYY-MM-DD")
+    parser.add_argument("--date", metavar="D", type=date, help="the run date of a new run, YYYY-MM-DD")
 
 
 def _stop(parser: argparse.ArgumentParser) -> None:
@@ -145,7 +155,7 @@ def _watch(parser: argparse.ArgumentParser) -> None:
 def _logs(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", metavar="NAME", help="a job")
     parser.add_argument("-f", "--follow", action="store_true", help="go on until the attempt ends")
-    parser.add_argument("-n", "--number", metavar="N", type=count, help="only the last N lines")
+    parser.add_argument("-n", "--number", metavar="N", type=count, help="the last N lines; default 1000")
     parser.add_argument("--attempt", metavar="K", type=count, help="default: the newest")
     parser.add_argument("--run", metavar="RUN", help="default: the newest")
 
@@ -158,7 +168,7 @@ def _events(parser: argparse.ArgumentParser) -> None:
 
 def _history(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("names", metavar="NAME", nargs="*", help="a job or a dag; none = all")
-    parser.add_argument("-n", "--number", metavar="N", type=count, help="the newest N attempts")
+    parser.add_argument("-n", "--number", metavar="N", type=count, help="the newest N attempts; default 100")
     parser.add_argument("--since", metavar="D", type=duration, help='how far back: "2h", "7d"')
 
 

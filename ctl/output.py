@@ -79,6 +79,11 @@ class Output:
 
 
 def _locale_has_unicode() -> bool:
-    """What the terminal can show, by its locale: Python itself writes UTF-8 even in the C locale."""
-    locale = os.environ.get("LC_ALL") or os.environ.get("LC_CTYPE") or os.environ.get("LANG") or ""
-    return locale.lower().replace("-", "").endswith("utf8") or ".utf8" in locale.lower().replace("-", "")
+    """Whether the terminal shows more than ASCII, by its locale. What Python writes is no measure: UTF-8, always."""
+    environ = os.environ
+    lang = environ.get("LANG", "")
+    character_type = environ.get("LC_CTYPE", "")
+    if lang in ("", "C", "POSIX") and character_type in ("C.UTF-8", "C.utf8", "UTF-8"):
+        character_type = ""  # Python sets this itself where the locale was C (PEP 538)
+    locale = (environ.get("LC_ALL") or character_type or lang).lower()
+    return "utf-8" in locale or "utf8" in locale

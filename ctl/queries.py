@@ -116,16 +116,24 @@ def events(session: Session, options: argparse.Namespace) -> int:
             out.say("\n".join(map(words.event_line, batch)))
 
     last_id: int | None = None
-    if options.number is not None and options.since is None:
-        batch = session.call("events", {"since": None, "limit": options.number})["events"] if options.number else []
-        show(batch)
-        last_id = batch[-1]["id"] if batch else None
-    elif not options.follow or options.since is not None:
+    if options.since is None and options.number is not None:
+        last_id = _show_newest(session, options.number, show)
+    elif options.since is not None or not options.follow:
         since = options.since or 0
         last_id = _page_through(session, since, show) or max(since - 1, 0)
     if options.follow:
         follow_events(session, last_id, show)
     return protocol.EXIT_OK
+
+
+def _show_newest(session: Session, number: int, show: Any) -> int:
+    """Show so many of the newest events; returns the newest id. It can be counted back from: ids have no gaps."""
+    newest: int = session.subscribe()
+    session.reconnect()  # only the id was wanted
+    if number:
+        page = {"since": max(0, newest - number), "limit": number}
+        show([event for event in session.call("events", page)["events"] if event["id"] > newest - number])
+    return newest
 
 
 def _page_through(session: Session, since: int, show: Any) -> int | None:
@@ -204,7 +212,7 @@ def validate(session: Session, options: argparse.Namespace) -> int:
 
 
 def problem_line(kind: str, problem: dict[str, Any]) -> str:
-    place = ":".join(str(problem[key]) for key in ("file", "line") if problem.get(key) is not None)
+    place = ":".join(str(problem[key]) for key in ("file", "line") if problem.get(key))
     return words.clean(": ".join(filter(None, [place, kind, problem.get("where"), problem["message"]])))
 
 

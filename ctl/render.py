@@ -50,7 +50,13 @@ _RANK = {state: rank for rank, state in enumerate(words.STATES)}
 
 
 #: Column titles in their order.
-_TITLES = dict(job="JOB", state="STATE", attempt="TRY", time="TIME", started="STARTED", pid="PID", data="DATA", note="")
+_TITLES = dict(
+    zip(
+        ("job", "state", "attempt", "time", "started", "pid", "data", "note"),
+        ("JOB", "STATE", "TRY", "TIME", "STARTED", "PID", "DATA", ""),
+        strict=True,
+    )
+)
 _RIGHT = frozenset({"attempt", "time", "pid", "data"})
 _NICE_TO_HAVE = frozenset({"started", "pid", "data"})
 
@@ -85,9 +91,12 @@ def board(result: Record, out: Output, age_s: float, max_lines: int) -> Group:
     """The same for the live board: as many jobs as there are lines, those first that need a look."""
     width = shutil.get_terminal_size().columns
     groups = words.by_run(result)
-    max_rows = max(0, max_lines - 1 - sum(4 if jobs else 2 for _run, jobs in groups))
     everything = [job for _run, jobs in groups for job in jobs]
-    kept = {id(job) for job in _most_urgent(everything, max_rows)}
+    headings = sum(_heading(run, jobs, out, width).plain.count("\n") + 2 for run, jobs in groups)
+    max_rows = max_lines - headings
+    if len(everything) > max_rows:
+        max_rows -= len(groups)  # each may need a line for the rest
+    kept = {id(job) for job in _most_urgent(everything, max(0, max_rows))}
     chosen = [(run, jobs, [job for job in jobs if id(job) in kept]) for run, jobs in groups]
     return _groups(chosen, out, width, age_s=age_s)
 

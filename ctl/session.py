@@ -41,6 +41,7 @@ class Session:
         """Ask the daemon. Params that are None are left to it."""
         return self.client.call(method, {key: value for key, value in params.items() if value is not None}, timeout_s)
 
-    def subscribe(self, since: int | None = None) -> None:
-        """From now on (or from that event on) the client gets notifications."""
-        self.call("subscribe", {"since": since})
+    def subscribe(self, since: int | None = None) -> int:
+        """From now on (or from that event on) the client gets notifications; returns the id they begin after."""
+        begins_after: int = self.call("subscribe", {"since": since})["since"]
+        return begins_after

@@ -240,7 +240,7 @@ def event_line(event: Record) -> str:
     return clean("  ".join(filter(None, [str(event["id"]), at, event["kind"], where, event.get("text") or "", by])))
 
 
-def change_lines(result: Record, *, dry_run: bool, max_lines: int = 12) -> list[str]:
+def change_lines(result: Record, *, dry_run: bool, max_lines: int = 6) -> list[str]:
     """What a command did, or would do: a line for each job, or for each kind of change if they are many."""
     changed, ignored = result.get("changed") or [], result.get("ignored") or []
     lines = []

@@ -11,7 +11,6 @@ Owned by one attempt of the shim. Knows nothing of processes. Stdlib only.
 
 from __future__ import annotations
 
-import contextlib
 import os
 
 #: One read; also what the FIFO holds.
@@ -66,8 +65,10 @@ class Capture:
             left -= moved
         os.close(self.read_fd)
         os.close(self.job_fd)
-        with contextlib.suppress(OSError):
+        try:
             os.unlink(self._fifo)
+        except OSError:
+            pass  # a FIFO that stays does no harm
         if self._log_fd is None:
             return
         if self.dropped_bytes:

@@ -13,13 +13,13 @@ from __future__ import annotations
 import collections
 import contextlib
 import json
+import multiprocessing
 import os
 import signal
 import socket
 import time
 from collections.abc import Callable, Iterable
 from functools import partial
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -76,14 +76,14 @@ class Executor:
         self._busy: dict[int, _Shim | _Adopted] = {}
         self._pids: dict[int, int] = {}
 
-    def open(self, server: tuple[socket.socket, BaseProcess] | None = None) -> None:
-        """Make the folders, and start the forkserver or take one that `forkserver.start` has made."""
+    def open(self) -> None:
+        """Make the folders and start the forkserver."""
         for name in ("attempts", "fifos", "logs"):
             (self._state_dir / name).mkdir(mode=0o750, parents=True, exist_ok=True)
         for draft in (self._state_dir / "attempts").glob("*.json.*"):
             draft.unlink(missing_ok=True)  # its shim died while making a record
         self._is_open = True
-        self._take_server(server)
+        self._start_server()
 
     def start(self, launch: Launch) -> None:
         """Started and Exited follow, or Exited alone (it could not start), or NotStarted."""
@@ -144,7 +144,7 @@ class Executor:
     def _new_shim(self) -> _Shim:
         """Ask for one. What is sent to it waits in its channel until it lives. OSError: no descriptors."""
         if self._server is None:
-            self._take_server(None)
+            self._start_server()
         ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.setblocking(False)
         shim = _Shim(ours)
@@ -225,9 +225,14 @@ class Executor:
 
     # ---- the forkserver --------------------------------------------------------------------------
 
-    def _take_server(self, server: tuple[socket.socket, BaseProcess] | None) -> None:
-        self._server, _ = server or forkserver.start(str(self._state_dir))
-        self._loop.watch(self._server.fileno(), self._drop_server)
+    def _start_server(self) -> None:
+        ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours.setblocking(False)
+        context = multiprocessing.get_context("fork")  # forks only to become another program
+        context.Process(target=forkserver.become, args=(its.fileno(), str(self._state_dir))).start()
+        its.close()
+        self._server = ours
+        self._loop.watch(ours.fileno(), self._drop_server)
 
     def _drop_server(self) -> None:
         """It has died, or we leave. The next request starts another; its shims are none the worse for it."""

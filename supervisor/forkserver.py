@@ -1,30 +1,33 @@
 """The small process that forks shims on request, and is the subreaper above them.
 
-It is a multiprocessing process that imports the shim and nothing else, so a shim costs one fork of
-something small. When jobd has gone it stays until nothing is left below it: should a shim be killed,
-its job comes here, not to init. It never starts or stops anything by its own decision.
-Started and asked by `supervisor.executor`. Stdlib only.
+For jobd it is a multiprocessing process. That process becomes a fresh interpreter at once, which has
+nothing of jobd's (no lock, no descriptor, no threading module) and imports the shim only: it is small,
+and so is every shim that it forks. It can be started at any time.
+When jobd has gone it stays until nothing is left below it: should a shim be killed, its job comes here,
+not to init. It starts and stops nothing by its own decision. Asked by `supervisor.executor`.
 
 A request is one byte with one descriptor: the shim's end of a fresh channel to the executor.
 """
 
+# pathlib is too large for the small processes
+# ruff: noqa: PTH100, PTH120
+
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import gc
 import json
-import multiprocessing
 import os
 import select
 import signal
 import socket
+import sys
 
 from supervisor import child, shim
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from multiprocessing.process import BaseProcess
+    from typing import NoReturn
 
 PR_SET_NAME = 15
 PR_SET_CHILD_SUBREAPER = 36
@@ -32,25 +35,22 @@ _libc = ctypes.CDLL(None, use_errno=True)
 #: Signals of terminals and service managers. They are meant for jobd; nothing here ends by them.
 SIGNALS_OF_OTHERS = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
-
-def start(state_dir: str, by_fork: bool = False) -> tuple[socket.socket, BaseProcess]:
-    """Start it; the executor's end of its channel, and the process.
-
-    A fresh interpreter is started, which is right at any time. `by_fork` makes a smaller one, and is for
-    a caller that is still small itself and has no thread, lock or descriptor that must not be shared.
-    """
-    ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    make = multiprocessing.get_context("fork").Process if by_fork else multiprocessing.get_context("spawn").Process
-    process = make(target=serve, args=(its, state_dir), name="jobd-forkserver")
-    process.start()
-    its.close()
-    ours.setblocking(False)
-    return ours, process
+#: What the fresh interpreter runs. It skips `site`, which costs 2 MB, so it is told where this package is.
+PROGRAM = "import sys; sys.path.append(sys.argv[1]); from supervisor.forkserver import serve; serve(*sys.argv[2:])"
 
 
-def serve(channel: socket.socket, state_dir: str) -> None:
+def become(channel: int, state_dir: str) -> NoReturn:
+    """Turn this process, just forked from jobd, into the forkserver."""
+    os.set_inheritable(channel, True)
+    package_path = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    argv = [sys.executable, "-I", "-S", "-c", PROGRAM, package_path, str(channel), state_dir]
+    os.execv(sys.executable, argv)
+
+
+def serve(channel_fd: str, state_dir: str) -> None:
     """The process. Returns when jobd has gone and no shim is left."""
-    umask = _settle_down(channel, state_dir)
+    channel = socket.socket(fileno=int(channel_fd))
+    umask = _settle_down(channel.fileno(), state_dir)
     places, stage = shim.Places(state_dir), child.Stage(umask)
     wakeup_fd = _catch_signals()
     poll = select.poll()
@@ -109,8 +109,11 @@ def _fork_shim(channel: socket.socket, end: int, places: shim.Places, stage: chi
 
 def _answer(end: int, message: dict[str, object], *fds: int) -> None:
     """Speak for the shim, on its channel; then it is the shim's alone."""
-    with socket.socket(fileno=end) as channel, contextlib.suppress(OSError):
-        socket.send_fds(channel, [json.dumps(message).encode()], fds)
+    with socket.socket(fileno=end) as channel:
+        try:
+            socket.send_fds(channel, [json.dumps(message).encode()], fds)
+        except OSError:
+            pass  # jobd has gone
 
 
 def _has_children() -> bool:
@@ -123,8 +126,8 @@ def _has_children() -> bool:
     return True
 
 
-def _settle_down(channel: socket.socket, state_dir: str) -> int:
-    """Leave everything that came with the start: session, folder, streams, descriptors, signals. The umask it had."""
+def _settle_down(channel_fd: int, state_dir: str) -> int:
+    """Leave what came with the start: session, folder, streams, descriptors, signals. The umask it had."""
     os.setsid()
     os.chdir("/")
     _become_subreaper(b"jobd-forkserver")
@@ -132,9 +135,10 @@ def _settle_down(channel: socket.socket, state_dir: str) -> int:
     bugs = os.open(f"{state_dir}/shims.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o640)
     for fd, place in ((null, 0), (null, 1), (bugs, 2)):
         os.dup2(fd, place)
-    os.closerange(3, channel.fileno())
-    os.closerange(channel.fileno() + 1, os.sysconf("SC_OPEN_MAX"))
-    for signum in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP, signal.SIGPIPE, signal.SIGXFSZ}:
+    os.closerange(3, channel_fd)
+    os.closerange(channel_fd + 1, os.sysconf("SC_OPEN_MAX"))
+    os.set_inheritable(channel_fd, False)
+    for signum in child.ALL_SIGNALS - {signal.SIGKILL, signal.SIGSTOP, *child.IGNORED_BY_PYTHON}:
         signal.signal(signum, signal.SIG_DFL)
     return os.umask(0o027)
 

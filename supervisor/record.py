@@ -14,7 +14,6 @@ process) and ending (an Ending). `given_up` (why) says instead that nothing ran 
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
 RECORD_BYTES = 4096
 #: Longest text in an ending, in characters. JSON in UTF-8 makes at most 6 bytes of one.
 MAX_TEXT_CHARS = 500
+_to_json = json.JSONEncoder(ensure_ascii=False).encode
 #: A reader may meet a writer half way.
 READ_TRIES = 5
 
@@ -51,8 +51,7 @@ def create(path: str, record: Record) -> int | None:
 
 def rewrite(fd: int, record: Record) -> None:
     """Replace the content in one write."""
-    text = json.dumps(record, ensure_ascii=False)
-    os.pwrite(fd, text.encode(errors="backslashreplace").ljust(RECORD_BYTES), 0)
+    os.pwrite(fd, _to_json(record).encode(errors="backslashreplace").ljust(RECORD_BYTES), 0)
 
 
 def read(path: str) -> Record | None:
@@ -83,5 +82,7 @@ def claim(path: str, reason: str) -> bool:
 
 def remove(path: str) -> None:
     """Free the name. Only once the outcome is safe elsewhere."""
-    with contextlib.suppress(FileNotFoundError):
+    try:
         os.unlink(path)
+    except FileNotFoundError:
+        pass

@@ -13,7 +13,6 @@ Stdlib only, and no more of it than needed: there are as many shims as running j
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import select
@@ -213,8 +212,10 @@ class Attempt:
         os.close(self._record_fd)
 
     def _save(self, content: dict[str, Any]) -> None:
-        with contextlib.suppress(OSError):  # jobd is told as well; only if it dies now, the outcome is lost
+        try:
             record.rewrite(self._record_fd, content)
+        except OSError:
+            pass  # jobd is told as well; only should it die before it listens, this is lost
 
 
 class Shim:

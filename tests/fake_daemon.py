@@ -111,10 +111,23 @@ def job(name: str, state: str = "success", **fields: Any) -> dict[str, Any]:
     """A JOB, as `status` lists it."""
     ran = state in ("success", "failed", "lost", "running", "stopping")
     record = {
-        **{"job": name, "dag": "nightly", "run": RUN_NAME, "state": state, "held": False, "reason": ""},
-        **{"waiting_for": [], "attempt": 1 if ran else None, "retries_left": 0, "pid": None, "exit_code": None},
-        **{"signal": None, "started_at": "2026-11-23T01:00:05.000Z" if ran else None, "finished_at": None},
-        **{"duration_s": 12.0 if ran else None, "data": None, "tags": []},
+        "job": name,
+        "dag": "nightly",
+        "run": RUN_NAME,
+        "state": state,
+        "held": False,
+        "reason": "",
+        "waiting_for": [],
+        "attempt": 1 if ran else None,
+        "retries_left": 0,
+        "pid": None,
+        "exit_code": None,
+        "signal": None,
+        "started_at": "2026-11-23T01:00:05.000Z" if ran else None,
+        "finished_at": None,
+        "duration_s": 12.0 if ran else None,
+        "data": None,
+        "tags": [],
     }
     return record | fields
 
@@ -122,8 +135,13 @@ def job(name: str, state: str = "success", **fields: Any) -> dict[str, Any]:
 def run(state: str = "success", **fields: Any) -> dict[str, Any]:
     """A RUN, as `status` lists it."""
     record = {
-        **{"run": RUN_NAME, "dag": "nightly", "run_date": "2026-11-23", "state": state, "trigger": "schedule"},
-        **{"started_at": "2026-11-23T01:00:00.000Z", "finished_at": None},
+        "run": RUN_NAME,
+        "dag": "nightly",
+        "run_date": "2026-11-23",
+        "state": state,
+        "trigger": "schedule",
+        "started_at": "2026-11-23T01:00:00.000Z",
+        "finished_at": None,
     }
     return record | fields
 
@@ -137,7 +155,14 @@ def night(state: str, *jobs: dict[str, Any], **fields: Any) -> dict[str, Any]:
 def event(number: int, kind: str = "success", **fields: Any) -> dict[str, Any]:
     """One entry of the journal."""
     record = {
-        **{"id": number, "at": "2026-11-23T01:00:05.000Z", "kind": kind, "run": RUN_NAME, "dag": "nightly"},
-        **{"job": "load", "attempt": 1, "text": "", "by": None},
+        "id": number,
+        "at": "2026-11-23T01:00:05.000Z",
+        "kind": kind,
+        "run": RUN_NAME,
+        "dag": "nightly",
+        "job": "load",
+        "attempt": 1,
+        "text": "",
+        "by": None,
     }
     return record | fields

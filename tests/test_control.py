@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_daemon import DEADLINE_S, FakeDaemon, Request, replying, silent
 
 from supervisor import protocol
-from supervisor.control import Control, ControlError, connection, server
+from supervisor.control import Control, ControlError, Request, connection, server
 from supervisor.loop import Loop
+from tests.fake_daemon import DEADLINE_S, FakeDaemon, replying, silent
 
 PING = b'{"jsonrpc":"2.0","id":1,"method":"ping"}\n'
 
@@ -35,6 +35,10 @@ def path(tmp_path: Path) -> str:
 def daemon(path: str) -> Iterator[FakeDaemon]:
     with FakeDaemon(path, {"echo": echo, "wait": silent}) as daemon:
         yield daemon
+
+
+def descriptors() -> list[int]:
+    return [int(entry.name) for entry in Path("/proc/self/fd").iterdir()]
 
 
 class Nc:
@@ -263,7 +267,8 @@ def test_who_never_reads_is_closed_after_a_while(daemon: FakeDaemon, monkeypatch
     monkeypatch.setattr(connection, "STALL_S", 0.05)
     daemon.answers["big"] = replying({"text": "x" * 5_000_000})
     nc = Nc(daemon.path).send(call("big") + call("wait"))
-    daemon.wait_for(lambda: len(daemon.control._connections) == 0)
+    daemon.wait_for(lambda: daemon.asked("big"))
+    daemon.wait_for(lambda: not daemon.control._connections)
     with pytest.raises(AssertionError, match="closed in the middle"):
         nc.line()
 
@@ -275,7 +280,7 @@ def test_descriptors_run_out_and_accepting_rests_without_spinning(
     assert Nc(daemon.path).send(PING).line()["result"]
     clients = [socket.socket(socket.AF_UNIX) for _ in range(2)]
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
-    highest = max(int(fd) for fd in os.listdir("/proc/self/fd"))
+    highest = max(descriptors())
     resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 1, before[1]))
     spare = []
     try:
@@ -330,12 +335,12 @@ def test_a_request_counts_even_if_its_client_leaves_at_once(daemon: FakeDaemon) 
 
 
 def test_descriptors_are_given_back(daemon: FakeDaemon) -> None:
-    before = len(os.listdir("/proc/self/fd"))
+    before = len(descriptors())
     for number in range(50):
         nc = Nc(daemon.path).send([PING, b"x\n", call("wait"), b"half"][number % 4])
         nc.close()
     daemon.wait_for(lambda: not daemon.control._connections)
-    daemon.wait_for(lambda: len(os.listdir("/proc/self/fd")) <= before)
+    daemon.wait_for(lambda: len(descriptors()) <= before)
 
 
 def test_an_idle_daemon_sleeps(daemon: FakeDaemon) -> None:
@@ -407,7 +412,7 @@ def test_a_path_that_is_too_long_says_so(tmp_path: Path) -> None:
 
 def test_closing_leaves_the_socket_of_another_alone(path: str) -> None:
     loop, control = bind(path)
-    os.unlink(path)
+    Path(path).unlink()
     with FakeDaemon(path):
         control.close()
         loop.close()

@@ -41,6 +41,7 @@ class Restart(Targeted):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hold(Targeted):
     reason: str = ""
+    until: float | None = None  # epoch seconds; released by itself then
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +69,7 @@ class Report:
     attempt: int | None = None  # its number; default the one under way, else the newest
     data: int | None = None
     message: str = ""
+    dry_run: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +87,7 @@ class Shutdown:
 
     stop_jobs: bool = False
     drain: bool = False
+    dry_run: bool = False
 
 
 Command = Start | Stop | Retry | Restart | Hold | Release | Skip | Mark | Report | Wait | Shutdown

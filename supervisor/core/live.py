@@ -5,10 +5,9 @@ Only the engine (and its commands) changes what is here; the views read it.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Iterator
 
-from supervisor.core.graph import Gate, Standing, standing_of
+from supervisor.core.graph import Gate, Standing, Standings, standings
 from supervisor.core.model import ACTIVE, Attempt, Dag, Job, Node, Outcome, Run, State
 
 
@@ -21,19 +20,20 @@ class Edge:
         self.downstream = downstream
         self.group = group
         self.outcome = outcome
-        self.standing = standing_of(outcome, upstream.state, upstream.node.by_operator)
+        self.standing = upstream.means[outcome]
         group.add(self.standing)
 
-    def update(self, upstream: LiveNode) -> bool:
-        """Follow the upstream's state; True if the downstream's own standing changed with it."""
-        new = standing_of(self.outcome, upstream.state, upstream.node.by_operator)
+    def follow(self, means: Standings) -> bool:
+        """Take in what the upstream means now; True if the standing of all the downstream's needs changed with it."""
+        new = means[self.outcome]
         if new is self.standing:
             return False
-        group_before, node_before = self.group.best, self.downstream.standing
-        self.group.change(self.standing, new)
+        group, needs = self.group, self.downstream.needs
+        group_before, needs_before = group.best, needs.worst
+        group.change(self.standing, new)
         self.standing = new
-        self.downstream.needs.change(group_before, self.group.best)
-        return self.downstream.standing is not node_before
+        needs.change(group_before, group.best)
+        return needs.worst is not needs_before
 
 
 class LiveNode:
@@ -55,6 +55,11 @@ class LiveNode:
         return self.node.state
 
     @property
+    def means(self) -> Standings:
+        """What its state means to those that need it."""
+        return standings(self.node.state, self.node.by_operator)
+
+    @property
     def standing(self) -> Standing:
         """How its needs stand; a forced job has none."""
         return Standing.MET if self.node.forced else self.needs.worst
@@ -69,7 +74,7 @@ class LiveNode:
         for members in self.job.needs:
             upstreams = [self.run.nodes[need.job] for need in members]
             pairs = zip(members, upstreams, strict=True)
-            best = min(standing_of(need.outcome, up.state, up.node.by_operator) for need, up in pairs)
+            best = min(up.means[need.outcome] for need, up in pairs)
             if best is not Standing.MET:
                 yield best, upstreams, " or ".join(map(str, members))
 
@@ -112,17 +117,23 @@ class LiveRun:
     def __init__(self, run: Run) -> None:
         self.run = run
         self.nodes: dict[str, LiveNode] = {}
-        self.counts: Counter[State] = Counter()
+        self.counts = dict.fromkeys(State, 0)
         self.shown_state: State | None = None  # as last told to the journal
 
     def add(self, nodes: Iterable[tuple[Node, Attempt | None]]) -> list[LiveNode]:
         """Take in jobs of the run's dag and wire their needs. All their upstreams are here already or among them."""
-        jobs = {job.name: job for job in self.run.dag.jobs}
+        given = {node.job: (node, attempt) for node, attempt in nodes}
         added: list[LiveNode] = []
-        for node, attempt in nodes:
-            live = self.nodes[node.job] = LiveNode(self, jobs[node.job], node, attempt)
-            self.counts[node.state] += 1
-            added.append(live)
+        in_order: dict[str, LiveNode] = {}
+        for job in self.run.dag.jobs:
+            if job.name in given:
+                live = LiveNode(self, job, *given[job.name])
+                self.counts[live.state] += 1
+                added.append(live)
+            else:
+                live = self.nodes[job.name]
+            in_order[job.name] = live
+        self.nodes = in_order
         for live in added:
             self._wire(live)
         return added

@@ -33,6 +33,8 @@ ENDED = frozenset({State.SUCCESS, State.FAILED, State.LOST, State.SKIPPED})
 ACTIVE = frozenset({State.RUNNING, State.STOPPING})
 #: States in which a job wants to run and waits.
 WAITING = frozenset({State.QUEUED, State.BLOCKED})
+#: States in which nothing happens to a job until someone asks for it.
+AT_REST = ENDED | {State.STOPPED}
 
 
 class Outcome(StrEnum):
@@ -229,3 +231,19 @@ class JournalEntry:
     attempt: int | None = None
     text: str = ""
     by: str | None = None
+
+
+@dataclass(slots=True)
+class Snapshot:
+    """All durable state, or that of some runs. `attempts`: at least the newest of each node.
+
+    The last ids are the highest ever given, those of deleted records included.
+    """
+
+    runs: list[Run] = field(default_factory=list)
+    nodes: list[Node] = field(default_factory=list)
+    attempts: list[Attempt] = field(default_factory=list)
+    holds: list[Hold] = field(default_factory=list)
+    last_event_id: int = 0
+    last_run_id: int = 0
+    last_attempt_id: int = 0

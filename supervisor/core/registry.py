@@ -75,11 +75,10 @@ class Registry:
     def forget_finished(self) -> None:
         """Drop runs that have ended and are not the newest of their dag."""
         for dag in list(self._crowded):
-            runs = self._by_dag[dag]
-            kept = [each for each in runs[:-1] if each.unfinished] + runs[-1:]
-            for live_run in runs:
-                if live_run not in kept:
+            *older, newest = self._by_dag[dag]
+            self._by_dag[dag] = [*(each for each in older if each.unfinished), newest]
+            for live_run in older:
+                if not live_run.unfinished:
                     del self._by_name[live_run.run.name], self._by_id[live_run.run.id]
-            self._by_dag[dag] = kept
-            if len(kept) == 1:
+            if len(self._by_dag[dag]) == 1:
                 self._crowded.discard(dag)

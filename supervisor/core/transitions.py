@@ -5,12 +5,15 @@ The engine moves jobs by this table only; the diagram in docs/architecture.md is
 
 from __future__ import annotations
 
-import signal
 from dataclasses import dataclass
 from enum import StrEnum
+from signal import Signals
 
 from supervisor.core.events import Cause, Ending
 from supervisor.core.model import Attempt, Job, Outcome, State
+
+#: No automatic retry waits longer, however its delay has grown.
+MAX_RETRY_DELAY_S = 365 * 86400.0
 
 _S = State
 
@@ -55,11 +58,15 @@ TRANSITIONS: dict[Move, tuple[frozenset[State], State]] = {
         (Move.RETRY, (_S.RUNNING,), _S.QUEUED),
         (Move.LOSE, (_S.RUNNING, _S.STOPPING), _S.LOST),
         (Move.PASS, (_S.RUNNING, _S.STOPPING), _S.SKIPPED),
-        (Move.SKIP, (_S.STOPPED, _S.QUEUED, _S.BLOCKED, _S.FAILED, _S.LOST), _S.SKIPPED),
+        (Move.SKIP, (_S.STOPPED, _S.QUEUED, _S.BLOCKED, _S.FAILED, _S.LOST, _S.SKIPPED), _S.SKIPPED),
         (Move.MARK_SUCCESS, (_S.STOPPED, _S.QUEUED, _S.BLOCKED, _S.FAILED, _S.LOST, _S.SKIPPED), _S.SUCCESS),
         (Move.MARK_FAILED, (_S.STOPPED, _S.QUEUED, _S.BLOCKED, _S.SUCCESS, _S.LOST, _S.SKIPPED), _S.FAILED),
     )
 }
+
+
+#: Moves by which a person, not the job, decides about the outcome.
+BY_OPERATOR = frozenset({Move.SKIP, Move.MARK_SUCCESS, Move.MARK_FAILED})
 
 
 class IllegalMoveError(Exception):
@@ -74,6 +81,17 @@ def target_of(move: Move, state: State) -> State:
     return target
 
 
+def diagram() -> str:
+    """The table as a Mermaid state diagram: one arrow for all moves from one state to another."""
+    arrows: dict[tuple[State, State], list[str]] = {}
+    for move, (sources, target) in TRANSITIONS.items():
+        for source in State:
+            if source in sources:
+                arrows.setdefault((source, target), []).append(move.name.lower().replace("_", " "))
+    lines = [f"    {source} --> {target}: {', '.join(moves)}" for (source, target), moves in sorted(arrows.items())]
+    return "\n".join(["stateDiagram-v2", "    [*] --> stopped", "    [*] --> queued", *lines])
+
+
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """What an ending means for the job. `move` is one of the moves out of running."""
@@ -85,8 +103,7 @@ class Verdict:
 def judge(job: Job, attempt: Attempt, ending: Ending) -> Verdict:
     """The outcome of an attempt. What was reported counts more than how the processes ended."""
     if attempt.reported is not None:
-        told = f"reported {attempt.reported}" + (f": {attempt.message}" if attempt.message else "")
-        return Verdict(Move.SUCCEED if attempt.reported is Outcome.SUCCESS else Move.FAIL, told)
+        return judge_report(attempt)
     match ending.cause:
         case Cause.LOST:
             return Verdict(Move.LOSE, ending.text or "its outcome is not known")
@@ -98,6 +115,12 @@ def judge(job: Job, attempt: Attempt, ending: Ending) -> Verdict:
             return Verdict(Move.HALTED, "stopped")
         case Cause.EXITED:
             return _judge_exit(job, ending)
+
+
+def judge_report(attempt: Attempt) -> Verdict:
+    """The outcome of an attempt that someone has told."""
+    told = f"reported {attempt.reported}" + (f": {attempt.message}" if attempt.message else "")
+    return Verdict(Move.SUCCEED if attempt.reported is Outcome.SUCCESS else Move.FAIL, told)
 
 
 def _judge_exit(job: Job, ending: Ending) -> Verdict:
@@ -124,9 +147,14 @@ def may_retry(job: Job, tries: int, ending: Ending | None) -> bool:
 
 def retry_delay_s(job: Job, tries: int) -> float:
     """Seconds to wait before automatic retry number `tries` + 1."""
-    longest = job.retry_max_delay_s if job.retry_max_delay_s is not None else float("inf")
-    # The exponent is capped so that a long row of retries cannot overflow a float.
-    return min(job.retry_delay_s * job.retry_backoff ** min(tries, 64), longest)
+    if not job.retry_delay_s:
+        return 0.0
+    longest_s = MAX_RETRY_DELAY_S if job.retry_max_delay_s is None else job.retry_max_delay_s
+    try:
+        delay_s = job.retry_delay_s * job.retry_backoff**tries
+    except OverflowError:
+        delay_s = MAX_RETRY_DELAY_S
+    return min(delay_s, longest_s, MAX_RETRY_DELAY_S)
 
 
 def format_duration(seconds: float) -> str:
@@ -144,6 +172,6 @@ def format_duration(seconds: float) -> str:
 
 def _signal_name(number: int) -> str:
     try:
-        return signal.Signals(number).name
+        return Signals(number).name
     except ValueError:
         return "unnamed"

@@ -105,7 +105,7 @@ def status_view(
     """RUNs and JOBs in dependency order. `jobs`: only these names; None = all. `unborn`: jobs without a run."""
     shown_runs = list(runs)
     job_views = [
-        job_view(live, now, engine.held(live), _waiting_for(engine, live))
+        job_view(live, now, engine.flow.held(live), _waiting_for(engine, live))
         for live_run in shown_runs
         for live in (live_run.nodes[job.name] for job in live_run.dag.jobs)
         if jobs is None or live.job.name in jobs
@@ -122,7 +122,7 @@ def _waiting_for(engine: Engine, live: LiveNode) -> list[dict[str, str]]:
     """What a waiting job waits for, most decisive first; empty for others."""
     if live.state not in WAITING:
         return []
-    hold = engine.held(live)
+    hold = engine.flow.held(live)
     waits = [{"kind": "hold", "what": f"{hold.name}: {hold.reason}" if hold.reason else hold.name}] if hold else []
     if live.standing is not Standing.MET:
         waits += [{"kind": "job", "what": written} for _, _, written in live.open_groups()]
@@ -132,7 +132,7 @@ def _waiting_for(engine: Engine, live: LiveNode) -> list[dict[str, str]]:
         waits.append({"kind": "job", "what": f"the end of {after.run.name}"})
     if live.node.retry_at is not None:
         waits.append({"kind": "retry", "what": timestamp(live.node.retry_at) or ""})
-    slot = engine.ready.waits_for(live)
+    slot = engine.flow.ready.waits_for(live)
     if slot is not None:
         waits.append({"kind": "slot", "what": slot})
     return waits
