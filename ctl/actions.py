@@ -86,9 +86,9 @@ def report(session: Session, options: argparse.Namespace) -> int:
 def reload(session: Session, options: argparse.Namespace) -> int:
     result = session.call("reload", {"dry_run": options.dry_run or None, "request_id": options.request_id})
     errors = result.get("errors") or []
-    if session.out.as_json:
+    if session.out.as_json and not errors:
         session.out.say_json(result)
-    else:
+    elif not session.out.as_json:
         lines = [f"{mark} {words.clean(name)}" for mark, key in (("+", "added"), ("-", "removed"), ("~", "changed"))
                  for name in result.get(key) or []]  # fmt: skip
         lines += [queries.problem_line("error", error) for error in errors]
@@ -97,7 +97,7 @@ def reload(session: Session, options: argparse.Namespace) -> int:
         session.out.say("\n".join(lines))
     if errors:
         message = f"the configuration has {len(errors)} error{'s' * (len(errors) != 1)}; the old one stays"
-        raise Failure(protocol.EXIT_CONFIG, "config", message, "put it right, and reload again")
+        raise Failure(protocol.EXIT_CONFIG, "config", message, "put it right, and reload again", result)
     return protocol.EXIT_OK
 
 

@@ -91,7 +91,7 @@ def _tell(failure: Failure, *, as_json: bool) -> None:
         print(words.clean(line), file=sys.stderr, flush=True)
         if as_json and failure.kind != "output":
             error = {"kind": failure.kind, "message": failure.message, "hint": failure.hint}
-            Output(as_json=True).say_json({"error": error})
+            Output(as_json=True).say_json({"error": error, **failure.answer})
     except (OSError, Failure):
         pass  # nobody hears it; the exit code still tells
 
