@@ -3,7 +3,7 @@
 The job holds the FIFO open for reading *and* writing. So it gets no SIGPIPE when the shim dies,
 another reader can take over, and `echo x > /dev/stderr` cannot truncate what was written before.
 Whatever happens to the log, the job neither blocks nor fails for it: bytes are dropped and counted.
-Owned by one attempt of the shim. Knows nothing of processes. Stdlib only.
+Used by the shim. Knows nothing of processes. Stdlib only.
 """
 
 # pathlib is too large for the small processes
@@ -21,23 +21,53 @@ MAX_DRAIN_BYTES = 1024 * 1024
 LOG_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-class Capture:
-    """`fifo` is made here and removed by `close`; `log` is appended to, and made with its folders if missing."""
+class Fifo:
+    """A shim's FIFO, for one attempt after another, as long as nobody keeps it from the last one.
 
-    def __init__(self, fifo: str, log: str, max_bytes: int) -> None:
-        """OSError: there is no FIFO."""
-        os.mkfifo(fifo, 0o600)
-        try:
-            self.read_fd = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+    `read_fd` does not block; `job_fd` is for the job's stdout and stderr. Both are open between `open` and `close`.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.job_fd = -1
+        self.read_fd = -1
+
+    def open(self) -> None:
+        """OSError: there is none."""
+        if self.read_fd < 0:
+            os.mkfifo(self.path, 0o600)
             try:
-                self.job_fd = os.open(fifo, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+                self.read_fd = os.open(self.path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
             except OSError:
-                os.close(self.read_fd)
+                os.unlink(self.path)
                 raise
-        except OSError:
-            os.unlink(fifo)
-            raise
-        self._fifo = fifo
+        self.job_fd = os.open(self.path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+
+    def close(self, reuse: bool) -> None:
+        """Not used again if not wanted so, or if someone outside of the job can still write to it."""
+        os.close(self.job_fd)
+        if not reuse or not self._is_closed_by_all():
+            self.remove()
+
+    def remove(self) -> None:
+        """The next `open` makes another one."""
+        if self.read_fd >= 0:
+            os.close(self.read_fd)
+            os.unlink(self.path)
+            self.read_fd = -1
+
+    def _is_closed_by_all(self) -> bool:
+        try:
+            return not os.read(self.read_fd, 1)  # the end: nobody is left who could write
+        except BlockingIOError:
+            return False
+
+
+class Capture:
+    """One attempt's output, from the FIFO (which is open) to the log (made with its folders if missing)."""
+
+    def __init__(self, fifo: Fifo, log: str, max_bytes: int) -> None:
+        self.fifo = fifo
         self._log_fd = _open_log(log)
         self._max_bytes = max_bytes
         self._written_bytes = 0
@@ -47,7 +77,7 @@ class Capture:
     def transfer(self) -> int:
         """Move what is there, one chunk at most; 0 = nothing was there."""
         try:
-            chunk = os.read(self.read_fd, CHUNK_BYTES)
+            chunk = os.read(self.fifo.read_fd, CHUNK_BYTES)
         except BlockingIOError:
             return 0
         kept = chunk[: self._max_bytes - self._written_bytes] if self._log_fd is not None else b""
@@ -59,16 +89,10 @@ class Capture:
         return len(chunk)
 
     def close(self) -> None:
-        """Take what is left, say in the log what was dropped, and remove the FIFO."""
+        """Take what is left, and say in the log what was dropped."""
         left = MAX_DRAIN_BYTES
         while left > 0 and (moved := self.transfer()):
             left -= moved
-        os.close(self.read_fd)
-        os.close(self.job_fd)
-        try:
-            os.unlink(self._fifo)
-        except OSError:
-            pass  # a FIFO that stays does no harm
         if self._log_fd is None:
             return
         if self.dropped_bytes:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import collections
 import contextlib
-import json
 import multiprocessing
 import os
 import signal
@@ -23,6 +22,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from msgspec import json
+
 from supervisor import forkserver, order, process_tree, record
 from supervisor.core.events import Cause, Ending, Event, Exited, Launch, NotStarted, Signal, Started
 from supervisor.core.model import Limits
@@ -32,6 +33,8 @@ from supervisor.loop import Loop
 POOL_KEEP = 8
 #: What a shim says at most.
 MAX_ANSWER_BYTES = 8192
+#: Once a shim has died, the files that it left are removed after this time.
+SWEEP_AFTER_S = 1.0
 #: A record that cannot be read or made for now (the disk is full) is tried again after this time.
 RECORD_RETRY_S = 1.0
 
@@ -80,14 +83,13 @@ class Executor:
         """Make the folders and start the forkserver."""
         for name in ("attempts", "fifos", "logs"):
             (self._state_dir / name).mkdir(mode=0o750, parents=True, exist_ok=True)
-        for draft in (self._state_dir / "attempts").glob("*.json.*"):
-            draft.unlink(missing_ok=True)  # its shim died while making a record
         self._is_open = True
+        self._sweep()
         self._start_server()
 
     def start(self, launch: Launch) -> None:
         """Started and Exited follow, or Exited alone (it could not start), or NotStarted."""
-        text = json.dumps({"start": self._order(launch)}).encode()
+        text = json.encode({"start": self._order(launch)})
         if len(text) > order.MAX_MESSAGE_BYTES:
             problem = f"command and env of job {launch.job.name} take {len(text)} bytes, over {order.MAX_MESSAGE_BYTES}"
             problem = f"could not start: {problem}: put them into a script or an env_file"
@@ -110,7 +112,7 @@ class Executor:
         shim = self._busy.get(decision.attempt_id)
         how = decision.halt.value
         if isinstance(shim, _Shim):
-            self._send(shim, json.dumps({"halt": decision.attempt_id, "how": how}).encode())
+            self._send(shim, json.encode({"halt": decision.attempt_id, "how": how}))
         elif shim:
             _send_signal(shim.pidfd, order.HALT_SIGNALS[how])
         if shim and shim.pidfd is not None:
@@ -161,7 +163,7 @@ class Executor:
         if not text:
             self._lose_sight(shim)
             return
-        message = json.loads(text)
+        message = json.decode(text)
         what, attempt_id = message["what"], message.get("attempt")
         if what == "started":
             self._pids[attempt_id] = message["pid"]
@@ -206,6 +208,7 @@ class Executor:
 
     def _lose_sight(self, shim: _Shim) -> None:
         """The channel has closed: there never was a shim, or it has died."""
+        self._loop.call_at(time.monotonic() + SWEEP_AFTER_S, self._if_open(self._sweep))
         self._let_go(shim)
         if shim in self._idle:
             self._idle.remove(shim)
@@ -323,6 +326,15 @@ class Executor:
         self._busy.pop(attempt_id, None)
         self._emit(NotStarted(attempt_id, reason))
 
+    def _sweep(self) -> None:
+        """Remove what shims that were killed have left behind. A FIFO stays while its job may write to it."""
+        records = [*(self._state_dir / "attempts").glob("*.json")]
+        needed = {kept.get("fifo") for path in records if (kept := _read_or_none(path)) and not kept.get("ending")}
+        for path in [*(self._state_dir / "attempts").glob("*-*"), *(self._state_dir / "fifos").glob("*-*")]:
+            pid, start = map(int, path.name.split("-"))
+            if process_tree.identity(pid) != (pid, start) and path.name not in needed:
+                path.unlink(missing_ok=True)
+
     def _record_path(self, attempt_id: int) -> str:
         return f"{self._state_dir}/attempts/{attempt_id}.json"
 
@@ -370,6 +382,12 @@ def _ending(fields: dict[str, Any]) -> Ending:
     """From a shim's words; what another version may have added is left out."""
     known: dict[str, Any] = {name: value for name, value in fields.items() if name in Ending.__slots__}
     return Ending(**{**known, "cause": Cause(fields["cause"])})
+
+
+def _read_or_none(path: Path) -> record.Record | None:
+    with contextlib.suppress(OSError, ValueError):
+        return record.read(str(path))
+    return None
 
 
 def _lost(text: str) -> Ending:

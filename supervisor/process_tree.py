@@ -50,6 +50,13 @@ def identity(pid: int) -> Identity | None:
     return (pid, found[1]) if found else None
 
 
+def myself() -> Identity:
+    """This process."""
+    found = identity(os.getpid())
+    assert found, "/proc is not mounted"
+    return found
+
+
 def open_process(who: Identity) -> int | None:
     """A pidfd of exactly this process, or None if it is gone. A zombie still counts; its pidfd is readable."""
     try:

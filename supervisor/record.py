@@ -32,26 +32,41 @@ _to_json = json.JSONEncoder(ensure_ascii=False).encode
 READ_TRIES = 5
 
 
-def create(path: str, record: Record) -> int | None:
-    """Take the name and return a descriptor to rewrite the record by; None if it was taken already."""
-    draft = f"{path}.{os.getpid()}"
-    fd = os.open(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    try:
-        rewrite(fd, record)
-        os.link(draft, path)
-    except BaseException as error:
-        os.close(fd)
-        if isinstance(error, FileExistsError):
-            return None
-        raise
-    finally:
-        os.unlink(draft)
-    return fd
+class Slot:
+    """A file of one process that becomes the record of one attempt after another, by a second name.
 
+    So an attempt makes no new file and deletes none, which is what is slow on some file systems.
+    """
 
-def rewrite(fd: int, record: Record) -> None:
-    """Replace the content in one write."""
-    os.pwrite(fd, _to_json(record).encode(errors="backslashreplace").ljust(RECORD_BYTES), 0)
+    def __init__(self, path: str) -> None:
+        """`path` must be this process's alone. OSError."""
+        self._path = path
+        self._fd = self._make()
+
+    def take(self, path: str, record: Record) -> bool:
+        """Make this the record at `path`; False if that name was taken already. OSError."""
+        if os.fstat(self._fd).st_nlink > 1:  # the last record is still needed
+            os.close(self._fd)
+            os.unlink(self._path)
+            self._fd = self._make()
+        self.rewrite(record)
+        try:
+            os.link(self._path, path)
+        except FileExistsError:
+            return False
+        return True
+
+    def rewrite(self, record: Record) -> None:
+        """Replace the content in one write. OSError."""
+        os.pwrite(self._fd, _to_json(record).encode(errors="backslashreplace").ljust(RECORD_BYTES), 0)
+
+    def close(self) -> None:
+        """Records stay."""
+        os.close(self._fd)
+        remove(self._path)
+
+    def _make(self) -> int:
+        return os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
 
 
 def read(path: str) -> Record | None:
@@ -72,12 +87,12 @@ def read(path: str) -> Record | None:
 
 
 def claim(path: str, reason: str) -> bool:
-    """Give the attempt up, so that no shim can start it any more. False: a shim was first."""
-    fd = create(path, {"given_up": reason})
-    if fd is None:
-        return False
-    os.close(fd)
-    return True
+    """Give the attempt up, so that no shim can start it any more. False: a shim was first. OSError."""
+    slot = Slot(f"{path}.claim")
+    try:
+        return slot.take(path, {"given_up": reason})
+    finally:
+        slot.close()
 
 
 def remove(path: str) -> None:

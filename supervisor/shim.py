@@ -9,7 +9,7 @@ Stdlib only, and no more of it than needed: there are as many shims as running j
 """
 
 # pathlib is too large for the small processes
-# ruff: noqa: PTH118
+# ruff: noqa: PTH118, PTH119
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ import select
 import signal
 import time
 
-from supervisor import child, process_tree, record
-from supervisor.capture import Capture
+from supervisor import child, process_tree
+from supervisor.capture import Capture, Fifo
 from supervisor.mounts import Mounts
 from supervisor.order import HALT_SIGNALS, MAX_MESSAGE_BYTES, UnstartableError
+from supervisor.record import MAX_TEXT_CHARS, Slot
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -54,14 +55,14 @@ class Places:
 class Attempt:
     """One attempt from its order to its ending. Reads two descriptors: `output_fd` and, while it loads, `status_fd`."""
 
-    def __init__(self, order: Order, record_fd: int, kept: dict[str, Any], capture: Capture) -> None:
+    def __init__(self, order: Order, slot: Slot, kept: dict[str, Any], capture: Capture) -> None:
         self.id = order["attempt"]
         self.order = order
         self.capture = capture
         self.pid = 0
         self.status_fd: int | None = None
         self.has_ended = False
-        self._record_fd = record_fd
+        self._slot = slot
         self._record = kept
         self._began_at = time.monotonic()
         self._timeout_at = NEVER if order["timeout_s"] is None else self._began_at + order["timeout_s"]
@@ -79,9 +80,9 @@ class Attempt:
     def start(self, stage: child.Stage, by_fork: bool) -> None:
         """UnstartableError, child.ShortageError: nothing runs."""
         if by_fork:
-            self.pid, self.status_fd = child.fork(self.order, stage, self.capture.job_fd)
+            self.pid, self.status_fd = child.fork(self.order, stage, self.capture.fifo.job_fd)
         else:
-            self.pid = child.spawn(self.order, stage, self.capture.job_fd)
+            self.pid = child.spawn(self.order, stage, self.capture.fifo.job_fd)
         self._record["pid"] = self.pid
         self._save(self._record)
 
@@ -179,7 +180,7 @@ class Attempt:
         """Write the ending into the record and return it: the fields of events.Ending."""
         if self.status_fd is not None:
             self.loaded()
-        self.capture.close()
+        self._close_output()
         cause = "unstartable" if self._problem else self._cause or "exited"
         ending = {
             "cause": cause,
@@ -191,13 +192,12 @@ class Attempt:
             "log_dropped_bytes": self.capture.dropped_bytes,
         }
         if self._problem:
-            ending["text"] = f"could not start: {self._problem}"[: record.MAX_TEXT_CHARS]
+            ending["text"] = f"could not start: {self._problem}"[:MAX_TEXT_CHARS]
         elif self._main_status is not None:
             code = os.waitstatus_to_exitcode(self._main_status)
             ending["exit_code" if code >= 0 else "signal"] = abs(code)
         self._record["ending"] = ending
         self._save(self._record)
-        os.close(self._record_fd)
         return ending
 
     def unstartable(self, problem: str) -> dict[str, Any]:
@@ -207,13 +207,16 @@ class Attempt:
 
     def give_up(self, reason: str) -> None:
         """Nothing ran, and the attempt is not consumed."""
-        self.capture.close()
+        self._close_output()
         self._save({"given_up": reason})
-        os.close(self._record_fd)
+
+    def _close_output(self) -> None:
+        self.capture.close()
+        self.capture.fifo.close(reuse=not self.order["user"])  # else that user owns it
 
     def _save(self, content: dict[str, Any]) -> None:
         try:
-            record.rewrite(self._record_fd, content)
+            self._slot.rewrite(content)
         except OSError:
             pass  # jobd is told as well; only should it die before it listens, this is lost
 
@@ -229,7 +232,9 @@ class Shim:
         self._places = places
         self._stage = stage
         self._mounts = Mounts()
-        self._identity = process_tree.identity(os.getpid())
+        pid, start = self._identity = process_tree.myself()
+        self._fifo = Fifo(f"{places.fifos}/{pid}-{start}")
+        self._slot = Slot(f"{places.attempts}/{pid}-{start}")
         self._attempt: Attempt | None = None
         self._has_master = True
         self._wakeup_fd, wakeup_w = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
@@ -255,6 +260,8 @@ class Shim:
                 attempt.on_time()
                 if attempt.has_ended:
                     self._end(attempt)
+        self._fifo.remove()
+        self._slot.close()
 
     # -- the executor ------------------------------------------------------------------------------
 
@@ -301,7 +308,7 @@ class Shim:
             self._say("not_started", number, reason=str(error))
         else:
             self._attempt = attempt
-            self._poll.register(attempt.capture.read_fd, select.POLLIN)
+            self._poll.register(self._fifo.read_fd, select.POLLIN)
             if attempt.status_fd is None:
                 self._say("started", number, pid=attempt.pid, at=time.time())
             else:
@@ -310,30 +317,28 @@ class Shim:
     def _prepare(self, order: Order) -> Attempt | None:
         """None if the attempt may not be started any more. OSError: nothing could be written."""
         number, places = order["attempt"], self._places
-        assert self._identity
         kept: dict[str, Any] = {
             "attempt": number,
             "shim": self._identity[0],
             "shim_start": self._identity[1],
             "boot": places.boot,
-            "fifo": str(number),
+            "fifo": os.path.basename(self._fifo.path),
             "log": order["log"],
             "started_at": time.time(),
             "pid": None,
             "ending": None,
         }
-        record_fd = record.create(f"{places.attempts}/{number}.json", kept)
-        if record_fd is None:
+        if not self._slot.take(f"{places.attempts}/{number}.json", kept):
             return None
         try:
             if self._left_alone():
                 raise OSError("jobd left before the start")
-            capture = Capture(f"{places.fifos}/{number}", f"{places.logs}/{order['log']}", order["log_max_bytes"])
+            self._fifo.open()
         except OSError as error:
-            record.rewrite(record_fd, {"given_up": str(error)})
-            os.close(record_fd)
+            self._slot.rewrite({"given_up": str(error)})
             raise
-        return Attempt(order, record_fd, kept, capture)
+        capture = Capture(self._fifo, f"{places.logs}/{order['log']}", order["log_max_bytes"])
+        return Attempt(order, self._slot, kept, capture)
 
     def _left_alone(self) -> bool:
         """True if jobd has gone. Asked after the record was made: the next jobd gives an attempt up by taking
@@ -359,7 +364,7 @@ class Shim:
     def _end(self, attempt: Attempt) -> None:
         if attempt.status_fd is not None:
             self._poll.unregister(attempt.status_fd)
-        self._poll.unregister(attempt.capture.read_fd)
+        self._poll.unregister(self._fifo.read_fd)
         ending = attempt.end()
         self._attempt = None
         self._say("ended", attempt.id, ending=ending)

@@ -262,8 +262,9 @@ class Playbook:
             self.refusal = reply.result
             return reply.result.kind
         self.result, self.refusal = reply.result, None
-        is_direct = isinstance(event, Requested) and event.token == reply.token
-        return "" if is_direct and not isinstance(event.command, commands.Wait) else "answered"
+        if isinstance(event, Requested) and event.token == reply.token and not isinstance(event.command, commands.Wait):
+            return ""
+        return "answered"
 
     # ---- what the steps and the tests look at ----
 

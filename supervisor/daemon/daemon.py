@@ -1,0 +1,242 @@
+"""The turn: wait → all that came in → engine → one commit → perform, replies last → questions."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from supervisor import __version__, api, config
+from supervisor.config import Config
+from supervisor.control import Control, ControlError
+from supervisor.core import commands
+from supervisor.core.engine import Engine
+from supervisor.core.events import (
+    Booted,
+    Configured,
+    Decision,
+    DeleteAttempt,
+    Dropped,
+    Event,
+    Journal,
+    Launch,
+    Leave,
+    Now,
+    Reply,
+    Requested,
+    Save,
+    SaveAttempt,
+    Signal,
+    TimeReached,
+)
+from supervisor.core.model import ACTIVE, Definitions, Job, JournalEntry
+from supervisor.daemon.answers import Answers
+from supervisor.daemon.desk import NOBODY, Answer, Desk
+from supervisor.daemon.state_dir import hold, pid_file
+from supervisor.daemon.streams import Streams
+from supervisor.executor import Executor
+from supervisor.loop import Loop
+from supervisor.store import Store, StoreError
+
+log = logging.getLogger("jobd")
+
+DEFAULT_SOCKET_MODE = 0o660
+#: Kinds of journal entries that go to the daemon's own log, besides those of runs; `jobctl events` has all.
+_LOGGED = {"failed", "lost", "retrying", "start_refused", "command", "refused", "held", "released", "report"}
+_LOGGED_AS_WARNING = {"failed", "lost", "start_refused", "run_failed"}
+
+
+class SetUpError(Exception):
+    """The daemon cannot start; the message says what, where and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Paths:
+    """Where things are. All absolute."""
+
+    state_dir: Path
+    socket: str
+    pid_file: Path | None = None
+
+
+class Daemon:
+    """Made: it holds the state directory and has opened everything. `run` serves until it is told to leave."""
+
+    def __init__(self, configuration: Config, paths: Paths) -> None:
+        """Raises HeldError, SetUpError."""
+        self._config = configuration
+        self._paths = paths
+        self._leaving = False
+        self._inbox: list[Event] = []
+        self._queries: list[Callable[[], None]] = []
+        try:
+            self._lock = hold(paths.state_dir)
+            self._store = Store(paths.state_dir / "jobd.db")
+        except StoreError as error:
+            raise SetUpError(str(error)) from error
+        except OSError as error:
+            raise SetUpError(f"{paths.state_dir}: cannot be the state directory: {error.strerror}") from error
+        self._loop = Loop()
+        self._engine = Engine(configuration.definitions, self._store.has_run)
+        self._executor = Executor(paths.state_dir, Path(paths.socket), self._loop, self._inbox.append)
+        self._executor.open()
+        self._engine.restore(self._store.load(), _now())
+        self._executor.recover(self._engine.under_way())
+        self._inbox += [Configured(configuration.definitions), Booted()]
+        self._desk = Desk(self._store.answer, self._on_command, self._on_query)
+        self._control = self._open_socket()
+        self._streams = Streams(self._control, self._store, self._loop)
+        self._answers = Answers(self._engine, self._store, self._streams, paths.state_dir / "logs", self._bring_in)
+
+    def _open_socket(self) -> Control:
+        mode = self._config.daemon.socket_mode
+        mode = DEFAULT_SOCKET_MODE if mode is None else mode
+        try:
+            control = Control(self._paths.socket, self._loop, self._desk.on_request, self._on_gone, mode)
+        except ControlError as error:
+            raise SetUpError(str(error)) from error
+        self._desk.control = control
+        return control
+
+    def run(self) -> None:
+        """Serve; returns when it may exit. Running jobs go on."""
+        self._loop.on_signal(signal.SIGTERM, partial(self._on_stop_signal, "SIGTERM", commands.Shutdown()))
+        self._loop.on_signal(signal.SIGINT, partial(self._on_stop_signal, "SIGINT", commands.Shutdown(stop_jobs=True)))
+        self._loop.on_signal(signal.SIGHUP, lambda: self._reload(NOBODY, False, "SIGHUP"))
+        with pid_file(self._paths.pid_file):
+            log.info("jobd %s serves %s, state in %s", __version__, self._paths.socket, self._paths.state_dir)
+            self._turn()
+            while not self._leaving:
+                self._loop.turn(self._engine.deadline())
+                self._turn()
+            log.info("jobd leaves; running jobs go on")
+        self._control.close()
+        self._executor.close()
+        self._store.close()
+
+    # ---- the turn ------------------------------------------------------------------------------
+
+    def _turn(self) -> None:
+        """Everything that came in since the last turn: decide, commit, perform, answer."""
+        now = _now()
+        deadline = self._engine.deadline()
+        if deadline is not None and deadline <= now.mono:
+            self._inbox.append(TimeReached())
+        if self._inbox:
+            # The list itself stays: the executor appends to it.
+            events, self._inbox[:] = list(self._inbox), []
+            decisions = [decision for event in events for decision in self._engine.handle(event, now)]
+            self._carry_out(decisions, now)
+            self._engine.forget_finished()
+        queries, self._queries = self._queries, []
+        for query in queries:
+            query()
+
+    def _carry_out(self, decisions: list[Decision], now: Now) -> None:
+        """Commit first: nothing happens, and nobody is told anything, before it is on disk."""
+        replies = [decision for decision in decisions if isinstance(decision, Reply)]
+        saves = [decision for decision in decisions if isinstance(decision, Save)]
+        answers = [(request_id, now.wall, body) for request_id, body in self._desk.answers_to_keep(replies)]
+        if saves or answers:
+            self._store.commit(saves, answers)
+        for decision in decisions:
+            self._perform(decision)
+        for reply in replies:
+            self._desk.answer(reply.token, reply.result)
+        entries = [save.entry for save in saves if isinstance(save, Journal)]
+        if entries:
+            self._streams.publish(entries)
+            for entry in entries:
+                _log_entry(entry)
+
+    def _perform(self, decision: Decision) -> None:
+        match decision:
+            case Launch():
+                self._executor.start(decision)
+            case Signal():
+                self._executor.signal(decision)
+            case SaveAttempt(attempt) if attempt.state not in ACTIVE:
+                self._executor.forget(attempt.id)
+                self._streams.attempt_ended(attempt.id, attempt.state)
+            case DeleteAttempt(attempt_id):
+                self._executor.forget(attempt_id)
+            case Leave():
+                self._leaving = True
+
+    # ---- what comes in -------------------------------------------------------------------------
+
+    def _on_command(self, requested: Requested) -> None:
+        run = getattr(requested.command, "run", None)
+        if run is not None:
+            self._bring_in(run)
+        self._inbox.append(requested)
+
+    def _on_query(self, token: int, query: api.Query, by: str) -> None:
+        def answer() -> None:
+            if isinstance(query, api.Reload):
+                self._reload(token, query.dry_run, by)
+            else:
+                look_up = partial(self._answers.look_up, token, query, self._config.file, _now())
+                self._desk.answer_safely(token, look_up)
+
+        self._queries.append(answer)
+
+    def _on_gone(self, token: int) -> None:
+        self._inbox.append(Dropped(token))
+        self._streams.gone(token)
+
+    def _bring_in(self, run: str) -> None:
+        """Have an older run in memory, for a command or a question about it."""
+        if self._engine.registry.by_name(run) is None:
+            self._engine.restore(self._store.load_run(run), _now())
+
+    def _on_stop_signal(self, name: str, command: commands.Shutdown) -> None:
+        self._inbox.append(Requested(NOBODY, command, name))
+
+    def _reload(self, token: int, dry_run: bool, by: str) -> None:
+        """Read the configuration again; all of it takes effect, or nothing."""
+        checked = config.check(self._config.file)
+        answer = _difference(self._config.definitions, checked)
+        for problem in checked.errors:
+            log.error("reload: %s", problem)
+        if checked.config is None or dry_run:
+            self._desk.answer(token, answer)
+            return
+        self._config = checked.config
+        self._inbox.append(Configured(checked.config.definitions, by))
+        self._queries.append(lambda: self._desk.answer(token, answer))  # after the change has been committed
+        self._loop.call_at(0.0, lambda: None)  # so that the turn after this one comes at once
+
+
+def _now() -> Now:
+    return Now(time.time(), time.monotonic())
+
+
+def _log_entry(entry: JournalEntry) -> None:
+    if entry.kind not in _LOGGED and not entry.kind.startswith("run_"):
+        return
+    level = logging.WARNING if entry.kind in _LOGGED_AS_WARNING else logging.INFO
+    subject = " ".join(part for part in (entry.run, entry.job) if part)
+    told = ": ".join(part for part in (subject, entry.kind, entry.text) if part)
+    log.log(level, "%s%s", told, f" (by {entry.by})" if entry.by else "")
+
+
+def _difference(old: Definitions, checked: config.Checked) -> Answer:
+    """CONTRACT 5's `reload`: names of jobs that come, go, change and stay, or the errors."""
+    found: dict[str, Any] = {"added": [], "removed": [], "changed": [], "unchanged": []}
+    if checked.config is not None:
+        before, after = _jobs(old), _jobs(checked.config.definitions)
+        for name in after:
+            kind = "added" if name not in before else "unchanged" if before[name] == after[name] else "changed"
+            found[kind].append(name)
+        found["removed"] = [name for name in before if name not in after]
+    return {**found, "errors": [asdict(problem) for problem in checked.errors]}
+
+
+def _jobs(definitions: Definitions) -> dict[str, Job]:
+    return {job.name: job for dag in definitions.dags.values() for job in dag.jobs}

@@ -1,0 +1,87 @@
+"""Answers that go on: subscribers to the journal, followers of logs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from supervisor.control import Control
+from supervisor.core import views
+from supervisor.core.model import JournalEntry
+from supervisor.logs import LogFollowers
+from supervisor.loop import Loop
+from supervisor.store import Store
+
+#: Journal entries sent in one step to a subscriber who begins in the past.
+BACKLOG_STEP = 500
+
+
+class Streams:
+    """Who hears what as it comes, by the token of the request that asked for it."""
+
+    def __init__(self, control: Control, store: Store, loop: Loop) -> None:
+        self._control = control
+        self._store = store
+        self._loop = loop
+        self._last_event_id = 0
+        self._subscribers: dict[int, int] = {}  # token -> id of the last entry sent
+        self._followers = LogFollowers(loop)
+        self._following: dict[int, int] = {}  # token -> attempt id
+
+    def gone(self, token: int) -> None:
+        """Nobody hears this stream any more."""
+        self._subscribers.pop(token, None)
+        if self._following.pop(token, None) is not None:
+            self._followers.drop(token)
+
+    # ---- the journal ---------------------------------------------------------------------------
+
+    def subscribe(self, token: int, since: int | None, last_event_id: int) -> None:
+        """Send every entry above `since` (None: from now on) as an `event`, now and as they come."""
+        self._last_event_id = last_event_id
+        since = last_event_id if since is None else min(max(since, 0), last_event_id)
+        self._control.reply(token, {"since": since}, more=True)
+        self._subscribers[token] = since
+        self._catch_up(token, [])
+
+    def publish(self, entries: list[JournalEntry]) -> None:
+        """These entries, without a gap, have been committed."""
+        self._last_event_id = entries[-1].id
+        for token in list(self._subscribers):
+            self._catch_up(token, entries)
+
+    def _catch_up(self, token: int, entries: list[JournalEntry]) -> None:
+        """Send what the subscriber has not seen: from `entries`, or in steps from the store if it is further behind."""
+        sent = self._subscribers.get(token)
+        if sent is None or sent >= self._last_event_id:
+            return
+        if not entries or entries[0].id > sent + 1:
+            entries = self._store.events(sent, BACKLOG_STEP)
+        for entry in entries:
+            if entry.id > sent and token in self._subscribers:  # it may be gone, or lagged
+                self._subscribers[token] = entry.id
+                self._control.notify(token, "event", views.event_view(entry))
+        if self._subscribers.get(token, self._last_event_id) < self._last_event_id:
+            self._loop.call_at(0.0, lambda: self._catch_up(token, []))
+
+    # ---- logs ----------------------------------------------------------------------------------
+
+    def follow(self, token: int, attempt_id: int, path: Path, offset: int) -> None:
+        """Send what stands in the log behind `offset` as `log`, until the attempt has ended."""
+        self._following[token] = attempt_id
+        self._followers.follow(token, path, offset, lambda text: self._control.notify(token, "log", {"text": text}))
+
+    def attempt_ended(self, attempt_id: int, state: str) -> None:
+        """Its log is whole: send the rest to its followers, and that it is."""
+        for token in [token for token, followed in self._following.items() if followed == attempt_id]:
+            del self._following[token]
+            self._followers.stop(token)
+            self.end_log(token, state)
+
+    def begin_log(self, token: int, answer: dict[str, Any]) -> None:
+        """The first answer to someone who follows a log."""
+        self._control.reply(token, answer, more=True)
+
+    def end_log(self, token: int, state: str) -> None:
+        self._control.notify(token, "log_end", {"state": state})
+        self._control.end(token)
