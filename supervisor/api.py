@@ -5,7 +5,8 @@ Knows names and shapes, not what is done with them. Called by the daemon.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import datetime
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from typing import Any
@@ -80,6 +81,32 @@ METHODS: dict[str, type[Any]] = {
 }
 #: Options whose long form names no unit.
 _WITH_UNIT = {"timeout": "timeout_s"}
+#: The largest number that the database holds, and the longest time that anyone waits (a hundred years).
+MAX_NUMBER, MAX_TIME_S = 2**63 - 1, 100 * 365 * 86_400.0
+#: Characters of a reason or message.
+MAX_TEXT_CHARS = 4_000
+
+
+def _is_date(text: str) -> bool:
+    try:
+        return datetime.date.fromisoformat(text).isoformat() == text
+    except ValueError:
+        return False
+
+
+#: What values a parameter may have, beyond its type, wherever it appears.
+_ALLOWED: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "limit": (lambda value: 1 <= value <= MAX_NUMBER, "a number from 1"),
+    "since": (lambda value: 0 <= value <= MAX_NUMBER, "the id of an event, or 0"),
+    "attempt": (lambda value: 1 <= value <= MAX_NUMBER, "a number from 1"),
+    "data": (lambda value: 0 <= value <= MAX_NUMBER, f"a number from 0 to {MAX_NUMBER}"),
+    "lines": (lambda value: 0 <= value <= MAX_LOG_LINES, f"a number from 0 to {MAX_LOG_LINES}"),
+    "timeout_s": (lambda value: 0 <= value <= MAX_TIME_S, "seconds, not negative"),
+    "since_s": (lambda value: 0 <= value <= MAX_TIME_S, "seconds, not negative"),
+    "date": (_is_date, "a date as YYYY-MM-DD"),
+    "reason": (lambda value: len(value) <= MAX_TEXT_CHARS, f"at most {MAX_TEXT_CHARS} characters"),
+    "message": (lambda value: len(value) <= MAX_TEXT_CHARS, f"at most {MAX_TEXT_CHARS} characters"),
+}
 
 
 class ParamsError(Exception):
@@ -108,4 +135,9 @@ def decode(method: str, params: Mapping[str, Any]) -> commands.Command | Query:
     except msgspec.ValidationError as error:
         hint = f"{method} takes {', '.join(known)}"
         raise ParamsError(-32602, "wrong_params", f"{method}: {error}", hint) from None
+    for name in given:
+        value = getattr(request, name)
+        is_allowed, allowed = _ALLOWED.get(name, (None, ""))
+        if is_allowed and value is not None and not is_allowed(value):
+            raise ParamsError(-32602, "wrong_params", f"{method}: {name} cannot be {value!r:.80}", f"give {allowed}")
     return request

@@ -17,7 +17,6 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from supervisor.core.engine import Snapshot
 from supervisor.core.events import (
     DeleteAttempt,
     DeleteHold,
@@ -28,7 +27,7 @@ from supervisor.core.events import (
     SaveNode,
     SaveRun,
 )
-from supervisor.core.model import Attempt, Dag, Hold, JournalEntry, Node, Run
+from supervisor.core.model import Attempt, Dag, Hold, JournalEntry, Node, Run, Snapshot
 
 SCHEMA_VERSION = 1
 #: Size of the write-ahead log; SQLite begins it anew when it holds 1,000 pages of 4 KiB.

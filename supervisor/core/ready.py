@@ -109,10 +109,13 @@ class ReadyQueue(Generic[C]):
         for limit in self._pools.values():
             limit.capacity = pools.get(limit.name, FORGOTTEN_POOL_SLOTS)
         for limit in (*self._dags.values(), *self._pools.values()):
+            limit.used = 0
             for ticket in limit.parked:
                 ticket.parked_at = None
                 heapq.heappush(self._open, ticket)
             limit.parked.clear()
+        for candidate, taken in self._running.items():
+            self._occupy(candidate, tuple(limit for limit, _ in taken))
 
     def __contains__(self, candidate: C) -> bool:
         return candidate in self._tickets

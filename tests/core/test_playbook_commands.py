@@ -49,7 +49,7 @@ def test_start_of_a_dag_without_a_run_makes_one() -> None:
 
 def test_start_of_a_dag_goes_on_from_where_it_stands() -> None:
     book = chain_with_a_failure() >> start("main")
-    assert book << "b queued, e queued, c queued, launch e 2, launch b 2, main resumed" or True
+    assert book << "b queued, e queued, c queued, launch b 2, launch e 2, main resumed"
     assert book.changed == ["b failed->queued", "e stopped->queued"]
     assert book.ignored == {"a": "is success", "c": "is blocked already", "d": "is skipped"}
 
@@ -152,8 +152,8 @@ def test_start_of_several_jobs_does_what_can_be_done() -> None:
 def test_start_of_a_job_that_the_configuration_lost_needs_its_run() -> None:
     book = chain_with_a_failure() >> reload(job("a"))
     assert book >> start("b") << "b queued, c queued, launch b 2, main resumed"
-    assert book >> stop() << "c stopped, stop b" or True
-    assert book.forget() >> is_gone("b") << "b stopped, main stopped" >> start("b", date="2026-11-25") << "refused"
+    assert book >> stop() << "stop b, c stopped"
+    assert book >> is_gone("b") << "b stopped, main stopped" >> start("b", date="2026-11-25") << "refused"
     assert book.refusal is not None
     assert "no longer in the configuration" in book.refusal.message
 
@@ -221,22 +221,14 @@ def test_retry_of_a_lost_job() -> None:
 
 def test_retry_with_downstream_queues_all_after_it_whatever_their_state() -> None:
     jobs = [job("a"), job("b", ["a:done"]), job("c", ["b"]), job("d", ["a:done"]), job("e", ["a"]), job("x")]
-    book = (
-        Playbook(*jobs) >> start() << "launch a, launch x" >> ends("a", 1) << "a failed, e blocked, launch b, launch d"
-    )
+    book = Playbook(*jobs) >> start() << "launch a, launch x"
+    book = book >> ends("a", 1) << "a failed, e blocked, launch b, launch d"
     book = book >> ends("b") << "b success, launch c" >> ends("c") << "c success"
     book = book >> retry("a", downstream=True)
-    assert book.forget().changed == [
-        "a failed->queued",
-        "b success->queued",
-        "d running->stopping",
-        "c success->queued",
-    ]
-    assert book.states == dict.fromkeys("bce", "queued") | {"a": "running", "d": "stopping", "x": "running"}
-    assert (
-        book >> is_gone("d") << "d stopped, d queued" >> ends("a") << "a success, launch e, launch b, launch d 2"
-        or True
-    )
+    assert book << "a queued, b queued, stop d, c queued, e queued, launch a 2"
+    assert book.changed == ["a failed->queued", "b success->queued", "d running->stopping", "c success->queued"]
+    assert book >> is_gone("d") << "d stopped, d queued"
+    assert book >> ends("a") << "a success, launch b 2, launch d 2, launch e"
 
 
 @pytest.mark.parametrize("name", ["a", "c", "d", "e"])
@@ -331,17 +323,9 @@ def test_mark_success_lets_go_on() -> None:
 
 
 def test_mark_failed_blocks() -> None:
-    book = Playbook(job("a"), job("b", ["a"])) >> start("a") << "a queued, launch a" >> ends("a")
-    assert book << "a success, main stopped" >> start("b") << "b queued, launch b, main resumed"
-    book = (
-        Playbook(job("a"), job("b", ["a"]))
-        >> start()
-        << "launch a"
-        >> ends("a", 1)
-        << "a failed, b blocked, main failed"
-    )
-    assert book >> mark("a") << "a success, b queued, launch b, main resumed"
-    assert book >> mark("a", outcome="failed") << "a failed" >> ends("b") << "b success, main failed"
+    book = Playbook(job("a"), job("b", ["a"])) >> hold("b") << "b held" >> start() << "launch a"
+    book = book >> ends("a") << "a success" >> mark("a", outcome="failed") << "a failed, b blocked, main failed"
+    assert book >> mark("a") << "a success, b queued, main resumed"
 
 
 def test_what_waits_can_be_skipped_or_marked() -> None:
@@ -359,9 +343,8 @@ def test_what_waits_can_be_skipped_or_marked() -> None:
     ],
 )
 def test_skip_and_mark_are_refused_where_they_make_no_sense(step: Step, words: str, hint: str) -> None:
-    book = (
-        Playbook(job("a"), job("b")) >> start() << "launch a, launch b" >> ends("b") << "b success" >> step << "refused"
-    )
+    book = Playbook(job("a"), job("b")) >> start() << "launch a, launch b" >> ends("b") << "b success"
+    book = book >> step << "refused"
     assert book.refusal is not None
     assert (book.refusal.message, book.refusal.hint) == (words, hint)
 

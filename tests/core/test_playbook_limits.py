@@ -6,13 +6,12 @@ from typing import Any
 
 import pytest
 
+from supervisor.core import views
 from supervisor.core.model import Dag
 from tests.core.playbook import NOON, Playbook, ends, hold, job, later, release, reload, retry, start, stop
 
 
 def waiting_for(book: Playbook, name: str) -> list[str]:
-    from supervisor.core import views
-
     live = book.live(name)
     [shown] = views.status_view(book.engine, [live.run], {name}, [], book.now)["jobs"]
     return [f"{each['kind']}: {each['what']}" for each in shown["waiting_for"]]
