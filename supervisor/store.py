@@ -30,8 +30,6 @@ from supervisor.core.events import (
 from supervisor.core.model import Attempt, Dag, Hold, JournalEntry, Node, Run, Snapshot
 
 SCHEMA_VERSION = 1
-#: Size of the write-ahead log; SQLite begins it anew when it holds 1,000 pages of 4 KiB.
-LOG_BYTES = 4_200_000
 #: Answers kept for repeats of a request id; the oldest go first.
 MAX_ANSWERS = 10_000
 #: Rows that one query hands out.
@@ -68,6 +66,10 @@ Record = TypeVar("Record", Run, Node, Attempt, Hold, JournalEntry)
 
 class StoreError(Exception):
     """The database cannot be used; the message names the file and what to do."""
+
+
+class StorageError(Exception):
+    """A commit failed, for now: the disk is full, or does not answer. Nothing of it was written."""
 
 
 class _Table:
@@ -115,16 +117,6 @@ class Store:
         self._db.execute("PRAGMA synchronous = FULL")
         if version == 0:
             self._db.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
-        self._lay_out_log()
-
-    def _lay_out_log(self) -> None:
-        """Give the write-ahead log its full size now. A commit that overwrites it in place is durable after one
-        write to the disk; one that makes it longer waits for the journal of the file system as well (measured on
-        ext4: 0.15 ms against 0.3 ms, and 4 ms for one in ten)."""
-        self._db.executescript(
-            f"BEGIN; CREATE TABLE filler (body BLOB); INSERT INTO filler VALUES (zeroblob({LOG_BYTES}));"
-            " DROP TABLE filler; COMMIT; PRAGMA wal_checkpoint(RESTART);"
-        )
 
     def close(self) -> None:
         self._db.close()
@@ -132,10 +124,25 @@ class Store:
     # ---- writing -----------------------------------------------------------------------------
 
     def commit(self, saves: Iterable[Save], answers: Iterable[tuple[str, float, bytes]] = ()) -> None:
-        """Write all of it in one transaction, durable when this returns. Raises sqlite3.Error; nothing is written then.
+        """Write all of it in one transaction, durable when this returns. Raises StorageError; nothing is written then.
 
         `answers`: (request id, epoch seconds, encoded reply) to be given again if the request is repeated.
         """
+        try:
+            self._db.execute("BEGIN IMMEDIATE")
+            self._write_all(saves)
+            self._write_answers(list(answers))
+            self._db.execute("COMMIT")
+        except BaseException as error:
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+            self._digests.clear()  # a definition may have been rolled back too
+            if isinstance(error, sqlite3.OperationalError):
+                raise StorageError(f"{self.path} cannot be written: {error}") from error
+            raise
+
+    def _write_all(self, saves: Iterable[Save]) -> None:
+        """Each record once, as it is now."""
         runs: dict[int, Run] = {}
         nodes: dict[int, Node] = {}
         attempts: dict[int, Attempt | None] = {}
@@ -157,20 +164,11 @@ class Store:
                     holds[hold.name] = hold
                 case DeleteHold(name):
                     holds[name] = None
-        self._db.execute("BEGIN IMMEDIATE")
-        try:
-            self._write_runs(runs.values())
-            self._db.executemany(_NODE.upsert, map(_NODE.row, nodes.values()))
-            self._write(_ATTEMPT, attempts, "DELETE FROM attempt WHERE id = ?")
-            self._write(_HOLD, holds, "DELETE FROM hold WHERE name = ?")
-            self._db.executemany(_EVENT.upsert, map(_EVENT.row, events))
-            self._write_answers(list(answers))
-            self._db.execute("COMMIT")
-        except BaseException:
-            if self._db.in_transaction:
-                self._db.execute("ROLLBACK")
-            self._digests.clear()  # a definition may have been rolled back too
-            raise
+        self._write_runs(runs.values())
+        self._db.executemany(_NODE.upsert, map(_NODE.row, nodes.values()))
+        self._write(_ATTEMPT, attempts, "DELETE FROM attempt WHERE id = ?")
+        self._write(_HOLD, holds, "DELETE FROM hold WHERE name = ?")
+        self._db.executemany(_EVENT.upsert, map(_EVENT.row, events))
 
     def _write(self, table: _Table, records: dict[Any, Any], delete: str) -> None:
         self._db.executemany(table.upsert, [table.row(record) for record in records.values() if record is not None])

@@ -270,6 +270,6 @@ class Attempts:
                 self._ledger.decide(Signal(live.attempt.id, Halt.WIND_DOWN))
         elif node.retry_at is not None:
             # A clock that was set back meanwhile must not make it wait for years.
-            longest_s = max(transitions.retry_delay_s(job, tries) for tries in (0, node.tries))
+            longest_s = max(transitions.retry_delay_s(job, tries) for tries in (0, max(0, node.tries - 1)))
             self._delay(live, min(node.retry_at - self._ledger.now.wall, longest_s))
             self._ledger.save_node(live)

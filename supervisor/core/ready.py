@@ -104,17 +104,18 @@ class ReadyQueue(Generic[C]):
             self._dag(name)
         for name in pools:
             self._pool(name)
-        for limit in self._dags.values():
-            limit.capacity = dag_limits.get(limit.name) or NO_LIMIT
-        for limit in self._pools.values():
-            limit.capacity = pools.get(limit.name, FORGOTTEN_POOL_SLOTS)
         for limit in (*self._dags.values(), *self._pools.values()):
+            if limit.in_slots:
+                limit.capacity = pools.get(limit.name, FORGOTTEN_POOL_SLOTS)
+            else:
+                limit.capacity = dag_limits.get(limit.name) or NO_LIMIT
             limit.used = 0
             for ticket in limit.parked:
                 ticket.parked_at = None
-                heapq.heappush(self._open, ticket)
-            limit.parked.clear()
-        for candidate, taken in self._running.items():
+            self._open += limit.parked
+            limit.parked = []
+        heapq.heapify(self._open)
+        for candidate, taken in self._running.items():  # what they take may be more or less now
             self._occupy(candidate, tuple(limit for limit, _ in taken))
 
     def __contains__(self, candidate: C) -> bool:

@@ -139,7 +139,10 @@ def plan_retry(engine: Engine, plan: Plan, target: Target, command: commands.Ret
     roots: dict[LiveNode, None] = {}
     for live in target.nodes():
         if live.state in (State.FAILED, State.LOST):
-            roots[live] = None
+            if live.job.enabled:
+                roots[live] = None
+            else:
+                plan.refuse(live.job.name, *_DISABLED)
         elif not target.whole:
             plan.refuse(live.job.name, f"is {live.state}, not failed or lost", f"jobctl restart {live.job.name}")
     for live in roots:

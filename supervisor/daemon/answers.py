@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -30,13 +29,12 @@ class Answers:
         self._streams = streams
         self._log_dir = log_dir
         self._bring_in = bring_in
-        self._started_at = time.time()
 
-    def look_up(self, token: int, query: api.Query, config_file: Path, now: Now) -> Answer | None:
-        """The answer, or None if it is a stream that has begun."""
+    def look_up(self, token: int, query: api.Query, daemon: dict[str, Any], now: Now) -> Answer | None:
+        """The answer, or None if it is a stream that has begun. `daemon`: what `status` says of it."""
         match query:
             case api.Status():
-                return self._status(query, config_file, now)
+                return self._status(query, daemon, now)
             case api.History():
                 return self._history(query, now)
             case api.Events():
@@ -54,20 +52,13 @@ class Answers:
             case _:
                 raise TypeError(f"no answer is known to {query}")
 
-    def _status(self, query: api.Status, config_file: Path, now: Now) -> Answer:
+    def _status(self, query: api.Status, daemon: dict[str, Any], now: Now) -> Answer:
         if query.run is not None:
             self._bring_in(query.run)
         shown = queries.status(self._engine, query.names, query.run, now)
         self._engine.forget_finished()
         if isinstance(shown, Refusal):
             return shown
-        daemon = {
-            "pid": os.getpid(),
-            "version": __version__,
-            "started_at": views.timestamp(self._started_at),
-            "config": str(config_file),
-            "state": "leaving" if self._engine.leaving else "running",
-        }
         return {"daemon": daemon, **shown}
 
     def _history(self, query: api.History, now: Now) -> Answer:

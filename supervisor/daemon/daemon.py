@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import time
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from typing import Any
 from supervisor import __version__, api, config
 from supervisor.config import Config
 from supervisor.control import Control, ControlError
-from supervisor.core import commands
+from supervisor.core import commands, views
 from supervisor.core.engine import Engine
 from supervisor.core.events import (
     Booted,
@@ -27,6 +28,7 @@ from supervisor.core.events import (
     Launch,
     Leave,
     Now,
+    Refusal,
     Reply,
     Requested,
     Save,
@@ -41,10 +43,12 @@ from supervisor.daemon.state_dir import hold, pid_file
 from supervisor.daemon.streams import Streams
 from supervisor.executor import Executor
 from supervisor.loop import Loop
-from supervisor.store import Store, StoreError
+from supervisor.store import StorageError, Store, StoreError
 
 log = logging.getLogger("jobd")
 
+#: A commit that failed is tried again after this time.
+COMMIT_RETRY_S = 1.0
 DEFAULT_SOCKET_MODE = 0o660
 #: Kinds of journal entries that go to the daemon's own log, besides those of runs; `jobctl events` has all.
 _LOGGED = {"failed", "lost", "retrying", "start_refused", "command", "refused", "held", "released", "report"}
@@ -71,9 +75,12 @@ class Daemon:
         """Raises HeldError, SetUpError."""
         self._config = configuration
         self._paths = paths
+        self._started_at = time.time()
         self._leaving = False
         self._inbox: list[Event] = []
         self._queries: list[Callable[[], None]] = []
+        self._decided: list[Decision] = []  # and not committed
+        self._trouble = ""  # why it cannot be committed
         try:
             self._lock = hold(paths.state_dir)
             self._store = Store(paths.state_dir / "jobd.db")
@@ -127,28 +134,48 @@ class Daemon:
         deadline = self._engine.deadline()
         if deadline is not None and deadline <= now.mono:
             self._inbox.append(TimeReached())
-        if self._inbox:
+        if self._inbox and not self._trouble:
             # The list itself stays: the executor appends to it.
             events, self._inbox[:] = list(self._inbox), []
-            decisions = [decision for event in events for decision in self._engine.handle(event, now)]
-            self._carry_out(decisions, now)
+            self._decided += [decision for event in events for decision in self._engine.handle(event, now)]
+        if self._decided and self._commit(now):
+            decisions, self._decided = self._decided, []
+            self._carry_out(decisions)
             self._engine.forget_finished()
         queries, self._queries = self._queries, []
         for query in queries:
             query()
 
-    def _carry_out(self, decisions: list[Decision], now: Now) -> None:
-        """Commit first: nothing happens, and nobody is told anything, before it is on disk."""
-        replies = [decision for decision in decisions if isinstance(decision, Reply)]
-        saves = [decision for decision in decisions if isinstance(decision, Save)]
+    def _commit(self, now: Now) -> bool:
+        """Nothing happens, and nobody is told anything, before it is on disk. False: it cannot be written for now.
+
+        Until it can, the engine is asked nothing more: nothing starts, and what ends is kept by the shims.
+        """
+        saves = [decision for decision in self._decided if isinstance(decision, Save)]
+        replies = [decision for decision in self._decided if isinstance(decision, Reply)]
         answers = [(request_id, now.wall, body) for request_id, body in self._desk.answers_to_keep(replies)]
-        if saves or answers:
-            self._store.commit(saves, answers)
+        try:
+            if saves or answers:
+                self._store.commit(saves, answers)
+        except StorageError as error:
+            if not self._trouble:
+                log.error("%s; nothing is started until it can be written again", error)
+            self._trouble = str(error)
+            self._loop.call_at(now.mono + COMMIT_RETRY_S, lambda: None)
+            return False
+        if self._trouble:
+            log.warning("the state can be written again")
+            self._trouble = ""
+            self._loop.call_at(now.mono, lambda: None)  # for what has come in meanwhile
+        return True
+
+    def _carry_out(self, decisions: list[Decision]) -> None:
         for decision in decisions:
             self._perform(decision)
-        for reply in replies:
-            self._desk.answer(reply.token, reply.result)
-        entries = [save.entry for save in saves if isinstance(save, Journal)]
+        for decision in decisions:
+            if isinstance(decision, Reply):
+                self._desk.answer(decision.token, decision.result)
+        entries = [decision.entry for decision in decisions if isinstance(decision, Journal)]
         if entries:
             self._streams.publish(entries)
             for entry in entries:
@@ -171,6 +198,12 @@ class Daemon:
     # ---- what comes in -------------------------------------------------------------------------
 
     def _on_command(self, requested: Requested) -> None:
+        if self._trouble and isinstance(requested.command, commands.Shutdown):
+            self._leaving = True  # what was decided and not written has not happened
+        if self._trouble:
+            hint = "make room there; running jobs go on, and what they come to is kept"
+            self._desk.answer(requested.token, Refusal(1, "storage", self._trouble, hint))
+            return
         run = getattr(requested.command, "run", None)
         if run is not None:
             self._bring_in(run)
@@ -181,10 +214,20 @@ class Daemon:
             if isinstance(query, api.Reload):
                 self._reload(token, query.dry_run, by)
             else:
-                look_up = partial(self._answers.look_up, token, query, self._config.file, _now())
+                look_up = partial(self._answers.look_up, token, query, self._view(), _now())
                 self._desk.answer_safely(token, look_up)
 
         self._queries.append(answer)
+
+    def _view(self) -> dict[str, Any]:
+        """What `status` says of the daemon itself."""
+        return {
+            "pid": os.getpid(),
+            "version": __version__,
+            "started_at": views.timestamp(self._started_at),
+            "config": str(self._config.file),
+            "state": self._trouble or ("leaving" if self._engine.leaving else "running"),
+        }
 
     def _on_gone(self, token: int) -> None:
         self._inbox.append(Dropped(token))
@@ -196,7 +239,7 @@ class Daemon:
             self._engine.restore(self._store.load_run(run), _now())
 
     def _on_stop_signal(self, name: str, command: commands.Shutdown) -> None:
-        self._inbox.append(Requested(NOBODY, command, name))
+        self._on_command(Requested(NOBODY, command, name))
 
     def _reload(self, token: int, dry_run: bool, by: str) -> None:
         """Read the configuration again; all of it takes effect, or nothing."""
