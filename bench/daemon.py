@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import socket
 import subprocess
@@ -89,9 +88,9 @@ class Daemon:
         return [daemon, *daemon.children(recursive=True)]
 
     def own(self) -> list[psutil.Process]:
-        """jobd and its helpers: those of the tree that run jobd's Python. The rest are jobs."""
-        python = os.path.realpath(sys.executable)
-        return [process for process in self.tree() if process.exe() == python]
+        """jobd and its helpers, which are named after it. The rest are jobs."""
+        daemon, *others = self.tree()
+        return [daemon, *(process for process in others if process.name().startswith("jobd-"))]
 
     def jobs(self) -> list[psutil.Process]:
         own = self.own()

@@ -15,7 +15,7 @@ import pwd
 import resource
 import signal
 
-from supervisor import environment, program
+from supervisor import environment, libc, program
 from supervisor.order import UnstartableError
 
 TYPE_CHECKING = False
@@ -59,11 +59,8 @@ def spawn(order: Order, stage: Stage, output_fd: int) -> int:
         _enter(order["dir"])
         env = environment.of_job(order, stage.base_env)
         path, argv = program.find(order["command"], env.get("PATH", ""))
-        redirect = [(os.POSIX_SPAWN_DUP2, output_fd, 1), (os.POSIX_SPAWN_DUP2, output_fd, 2)]
         try:
-            return os.posix_spawn(
-                path, argv, env, file_actions=redirect, setsid=True, setsigmask=(), setsigdef=IGNORED_BY_PYTHON
-            )
+            return libc.spawn(path, argv, env, output_fd)
         except (OSError, ValueError) as error:
             raise _not_loaded(error, path) from None
     finally:

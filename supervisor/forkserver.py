@@ -14,7 +14,6 @@ A request is one byte with one descriptor: the shim's end of a fresh channel to 
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import json
 import os
@@ -23,15 +22,12 @@ import signal
 import socket
 import sys
 
-from supervisor import child, shim
+from supervisor import child, libc, shim
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NoReturn
 
-PR_SET_NAME = 15
-PR_SET_CHILD_SUBREAPER = 36
-_libc = ctypes.CDLL(None, use_errno=True)
 #: Signals of terminals and service managers. They are meant for jobd; nothing here ends by them.
 SIGNALS_OF_OTHERS = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
@@ -98,7 +94,7 @@ def _fork_shim(channel: socket.socket, end: int, places: shim.Places, stage: chi
         signal.set_wakeup_fd(-1)
         channel.detach()
         end = child.keep_only(end)
-        _become_subreaper(b"jobd-shim")
+        libc.become_subreaper(b"jobd-shim")
         shim.Shim(end, places, stage).run()
         code = 0
     except BaseException as error:
@@ -130,7 +126,7 @@ def _settle_down(channel_fd: int, state_dir: str) -> int:
     """Leave what came with the start: session, folder, streams, descriptors, signals. The umask it had."""
     os.setsid()
     os.chdir("/")
-    _become_subreaper(b"jobd-forkserver")
+    libc.become_subreaper(b"jobd-forkserver")
     null = os.open(os.devnull, os.O_RDWR)
     bugs = os.open(f"{state_dir}/shims.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o640)
     for fd, place in ((null, 0), (null, 1), (bugs, 2)):
@@ -154,12 +150,6 @@ def _catch_signals() -> int:
 
 def _noted(_signum: int, _frame: object) -> None:
     """Handled and not ignored: an ignored signal would stay ignored in the jobs."""
-
-
-def _become_subreaper(name: bytes) -> None:
-    if _libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
-        raise OSError(ctypes.get_errno(), "cannot become a child subreaper: Linux 3.4 or later is needed")
-    _libc.prctl(PR_SET_NAME, name, 0, 0, 0)
 
 
 def _last_words(error: BaseException) -> None:

@@ -57,7 +57,8 @@ class World:
 
     def hear(self, kind: type[T], attempt_id: int) -> T:
         """Wait until this has been said of the attempt."""
-        return self.turn_until(lambda: next((e for e in self.of(attempt_id) if isinstance(e, kind)), None))
+        self.turn_until(lambda: any(isinstance(event, kind) for event in self.of(attempt_id)))
+        return next(event for event in self.of(attempt_id) if isinstance(event, kind))
 
     def end(self, attempt_id: int) -> Ending:
         """Wait for the end."""
