@@ -82,11 +82,11 @@ def _fork_shim(channel: socket.socket, end: int, places: shim.Places, stage: chi
     try:
         pid = os.fork()
     except OSError as error:
-        _answer(end, {"what": "not_started", "attempt": None, "reason": f"fork failed: {error.strerror}"})
+        _answer(end, {"what": "not_started", "attempt": None, "reason": f"fork failed: {error.strerror}"}, [])
         return
     if pid:
         pidfd = os.pidfd_open(pid)
-        _answer(end, {"what": "hello"}, pidfd)
+        _answer(end, {"what": "hello"}, [pidfd])
         os.close(pidfd)
         return
     code = 1
@@ -103,11 +103,15 @@ def _fork_shim(channel: socket.socket, end: int, places: shim.Places, stage: chi
         os._exit(code)
 
 
-def _answer(end: int, message: dict[str, object], *fds: int) -> None:
+def _answer(end: int, message: dict[str, object], fds: list[int]) -> None:
     """Speak for the shim, on its channel; then it is the shim's alone."""
     with socket.socket(fileno=end) as channel:
         try:
-            socket.send_fds(channel, [json.dumps(message).encode()], fds)
+            text = json.dumps(message).encode()
+            if fds:
+                socket.send_fds(channel, [text], fds)
+            else:
+                channel.send(text)
         except OSError:
             pass  # jobd has gone
 

@@ -15,6 +15,7 @@ import os
 import stat
 
 from supervisor.order import UnstartableError
+from supervisor.trust import weakness
 
 SHELL = "/bin/sh"
 #: Any of these makes a text more than one simple command (or may).
@@ -86,6 +87,8 @@ def _problem(path: str) -> str | None:
         return f"not a program: {path} (in {os.getcwd()}) is not a file"
     if not os.access(path, os.X_OK):
         return f"not executable: {path} (in {os.getcwd()}): chmod +x it, or see who may run it"
+    if os.geteuid() == 0 and (problem := weakness(path)):
+        return f"not safe to run as root: {problem}, or set `user`"
     return None
 
 

@@ -28,6 +28,7 @@ RECORD_BYTES = 4096
 #: Longest text in an ending, in characters. JSON in UTF-8 makes at most 6 bytes of one.
 MAX_TEXT_CHARS = 500
 _to_json = json.JSONEncoder(ensure_ascii=False).encode
+_SLOT_FLAGS = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 #: A reader may meet a writer half way.
 READ_TRIES = 5
 
@@ -39,16 +40,17 @@ class Slot:
     """
 
     def __init__(self, path: str) -> None:
-        """`path` must be this process's alone. OSError."""
+        """`path` must be this process's alone."""
         self._path = path
-        self._fd = self._make()
+        self._fd = -1
 
     def take(self, path: str, record: Record) -> bool:
         """Make this the record at `path`; False if that name was taken already. OSError."""
-        if os.fstat(self._fd).st_nlink > 1:  # the last record is still needed
-            os.close(self._fd)
-            os.unlink(self._path)
-            self._fd = self._make()
+        if self._fd >= 0 and os.fstat(self._fd).st_nlink != 1:
+            self.close()  # the last record is still needed (2 links), or our file is gone (0)
+        if self._fd < 0:
+            remove(self._path)
+            self._fd = os.open(self._path, _SLOT_FLAGS, 0o600)
         self.rewrite(record)
         try:
             os.link(self._path, path)
@@ -62,11 +64,10 @@ class Slot:
 
     def close(self) -> None:
         """Records stay."""
-        os.close(self._fd)
-        remove(self._path)
-
-    def _make(self) -> int:
-        return os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+            remove(self._path)
 
 
 def read(path: str) -> Record | None:

@@ -23,7 +23,7 @@ from supervisor import child, process_tree
 from supervisor.capture import Capture, Fifo
 from supervisor.mounts import Mounts
 from supervisor.order import HALT_SIGNALS, MAX_MESSAGE_BYTES, UnstartableError
-from supervisor.record import MAX_TEXT_CHARS, Slot
+from supervisor.record import MAX_TEXT_CHARS, Slot, remove
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -291,6 +291,7 @@ class Shim:
     def _begin(self, order: Order) -> None:
         """The record first, then the FIFO and the log, then the process."""
         number = order["attempt"]
+        self._received()  # what came before was not meant for this attempt
         try:
             attempt = self._prepare(order)
         except OSError as error:
@@ -328,11 +329,13 @@ class Shim:
             "pid": None,
             "ending": None,
         }
-        if not self._slot.take(f"{places.attempts}/{number}.json", kept):
+        path = f"{places.attempts}/{number}.json"
+        if not self._slot.take(path, kept):
+            return None
+        if self._left_alone():
+            remove(path)
             return None
         try:
-            if self._left_alone():
-                raise OSError("jobd left before the start")
             self._fifo.open()
         except OSError as error:
             self._slot.rewrite({"given_up": str(error)})
@@ -352,7 +355,7 @@ class Shim:
             self._say("started", attempt.id, pid=attempt.pid, at=time.time())
 
     def _on_signals(self) -> None:
-        received = set(os.read(self._wakeup_fd, 4096))
+        received = self._received()
         if not self._attempt:
             return
         for signum in received:
@@ -360,6 +363,13 @@ class Shim:
                 self._attempt.halt(how)
         if signal.SIGCHLD in received:
             self._attempt.reap()
+
+    def _received(self) -> set[int]:
+        """Numbers of the signals since last asked."""
+        try:
+            return set(os.read(self._wakeup_fd, 4096))
+        except BlockingIOError:
+            return set()
 
     def _end(self, attempt: Attempt) -> None:
         if attempt.status_fd is not None:

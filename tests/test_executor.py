@@ -151,7 +151,9 @@ def test_a_killed_shim_means_lost(world: World) -> None:
 
 def test_a_killed_idle_shim_is_replaced(world: World) -> None:
     world.run("true")
-    os.kill(world.record(1)["shim"], signal.SIGKILL)
+    shim = world.record(1)["shim"]
+    os.kill(shim, signal.SIGKILL)
+    until(lambda: not lives(shim))
     assert world.run("exit 3").exit_code == 3
 
 

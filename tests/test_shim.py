@@ -416,7 +416,7 @@ def test_a_job_of_many_processes_is_stopped_whole(world: World) -> None:
         env={"MARK": str(world.state_dir)},
     )
     world.turn_until((world.state_dir / "ready").exists)
-    assert len(processes_with(f"MARK={world.state_dir}")) > 200
+    until(lambda: len(processes_with(f"MARK={world.state_dir}")) > 200)
     world.halt(attempt, Halt.STOP)
     ending: Ending = world.end(attempt)
     assert (ending.cause, ending.signal) == (Cause.STOPPED, signal.SIGTERM)

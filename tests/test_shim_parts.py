@@ -50,7 +50,7 @@ def test_a_program_is_found_in_the_jobs_own_path(tmp_path: Path) -> None:
         (tmp_path / folder / "tool").chmod(mode)
     path = f"{tmp_path}/none:{tmp_path}/a:{tmp_path}/b"
     assert program.find(["tool", "x"], path) == (f"{tmp_path}/b/tool", ["tool", "x"])
-    with pytest.raises(UnstartableError, match="not executable: .*/a/tool"):
+    with pytest.raises(UnstartableError, match=r"not executable: .*/a/tool"):
         program.find(["tool"], f"{tmp_path}/a")
     with pytest.raises(UnstartableError, match="no such command: tool: not in PATH"):
         program.find("tool", f"{tmp_path}/none")

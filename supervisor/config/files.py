@@ -16,6 +16,7 @@ import tomli
 from supervisor.config.problems import Place, Report, Source
 from supervisor.config.values import BadValueError, listing, shown
 from supervisor.config.values import path as read_path
+from supervisor.trust import weakness
 
 MAX_FILE_BYTES = 16 * 2**20
 MAX_INCLUDE_PATTERNS = 100
@@ -94,6 +95,9 @@ def _open_without_waiting(path: str, flags: int) -> int:
 
 
 def _read_text(path: Path) -> str:
+    # What root runs for a file that others can write, they run as root.
+    if os.geteuid() == 0 and (problem := weakness(str(path))):
+        raise _UnreadableError(f"not safe to read as root: {problem}")
     try:
         with open(path, "rb", opener=_open_without_waiting) as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):

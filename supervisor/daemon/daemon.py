@@ -39,7 +39,7 @@ from supervisor.core.events import (
 from supervisor.core.model import ACTIVE, Definitions, Job, JournalEntry
 from supervisor.daemon.answers import Answers
 from supervisor.daemon.desk import NOBODY, Answer, Desk
-from supervisor.daemon.state_dir import hold, pid_file
+from supervisor.daemon.state_dir import UnsafeError, hold, pid_file
 from supervisor.daemon.streams import Streams
 from supervisor.executor import Executor
 from supervisor.loop import Loop
@@ -84,7 +84,7 @@ class Daemon:
         try:
             self._lock = hold(paths.state_dir)
             self._store = Store(paths.state_dir / "jobd.db")
-        except StoreError as error:
+        except (StoreError, UnsafeError) as error:
             raise SetUpError(str(error)) from error
         except OSError as error:
             raise SetUpError(f"{paths.state_dir}: cannot be the state directory: {error.strerror}") from error

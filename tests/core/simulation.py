@@ -26,6 +26,7 @@ from supervisor.core.events import (
     Leave,
     NotStarted,
     Now,
+    Refusal,
     Reply,
     Requested,
     Started,
@@ -57,7 +58,7 @@ class World:
         dags = {}
         for name in ("north", "south")[: choose.randint(1, 2)]:
             jobs: list[Job] = []
-            for number in range(choose.randint(1, 7)):
+            for number in range(choose.randint(1, 9)):
                 jobs.append(self._job(name, f"{name[0]}{number}", [job.name for job in jobs]))
             limit = choose.choice([0, 0, 1, 2])
             dags[name] = Dag(name=name, autostart=choose.random() < 0.2, max_running=limit, jobs=tuple(jobs))
@@ -136,14 +137,18 @@ class World:
         """A wait that was not answered at once is open."""
         if not isinstance(event, Requested) or not isinstance(event.command, commands.Wait):
             return
-        if any(isinstance(decision, Reply) and decision.token == event.token for decision in decisions):
+        answers = [each.result for each in decisions if isinstance(each, Reply) and each.token == event.token]
+        if any(isinstance(answer, Refusal) for answer in answers):
             return
         [name] = event.command.names
         live_run = self.engine.registry.newest(name) or self.engine.registry.newest(self.engine.job_dags[name])
         assert live_run is not None
         until = None if event.command.timeout_s is None else self.truth.now.mono + event.command.timeout_s
-        job = None if name == live_run.dag.name else name
-        self.truth.waits[event.token] = Waiting(live_run.run.name, job, until)
+        waiting = Waiting(live_run.run.name, None if name == live_run.dag.name else name, until)
+        if answers:
+            self.truth.check_is_over(waiting)
+        else:
+            self.truth.waits[event.token] = waiting
 
     # ---- what may happen -----------------------------------------------------------------------
 
@@ -174,9 +179,14 @@ class World:
 
     def end_one(self) -> None:
         process = self.any_process()
-        if process is not None:
+        if process is None:
+            self.random.choice([self.start_all, self.pass_time])()
+        else:
             process.began = True
             self.tell(Exited(process.launch.attempt_id, self._ending(process)))
+
+    def start_all(self) -> None:
+        self.ask(commands.Start())
 
     def _ending(self, process: Process) -> Ending:
         choose = self.random
@@ -255,7 +265,7 @@ class World:
             (4, lambda: commands.Retry(**target, downstream=choose.random() < 0.4)),
             (3, lambda: commands.Restart(**target)),
             (2, lambda: commands.Hold(**target, until=choose.choice([None, self.truth.now.wall + 50]))),
-            (3, lambda: commands.Release(**target)),
+            (3, lambda: commands.Release(**target | {"names": tuple(self.engine.holds) or target["names"]})),
             (2, lambda: commands.Skip(**target)),
             (2, lambda: commands.Mark(**target, outcome=choose.choice(["success", "failed", "lost"]))),
             (1, lambda: commands.Shutdown(**choose.choice([{}, {"stop_jobs": True}, {"drain": True}]))),

@@ -112,14 +112,15 @@ class Truth:
                     self.processes[attempt_id].halt = halt
 
     def begin_life(self, now: Now) -> None:
-        """The daemon was ended and another one begins; its monotonic clock began anew."""
-        self.due = {key: due for key, due in self.due.items() if due.mono > self.now.mono}
-        self.now, self.leaving, self.waits = now, "", {}
+        """The daemon was ended and another one begins; its monotonic clock began anew, so delays go by the record."""
+        self.now, self.leaving, self.waits, self.due = now, "", {}, {}
         for process in self.processes.values():
             process.halt = None
-        for key, due in self.due.items():
-            longest_s = max(naive.retry_delay_s(self._job(key), tries) for tries in (0, max(0, self.tries[key] - 1)))
-            self.due[key] = due._replace(mono=now.mono + min(max(0.0, due.wall - now.wall), longest_s))
+        for node in self.store.nodes.values():
+            if node.retry_at is not None:
+                key = self.store.runs[node.run_id].name, node.job
+                longest_s = max(naive.retry_delay_s(self._job(key), tries) for tries in (0, max(0, node.tries - 1)))
+                self._delay(key, min(max(0.0, node.retry_at - now.wall), longest_s))
 
     def _learn_runs(self, event: Event, decisions: list[Decision]) -> None:
         """New runs; one made by a restart has to wait for the processes of the run that it replaces."""
@@ -162,9 +163,13 @@ class Truth:
             self.told_runs[run] = kind.removeprefix("run_").replace("resumed", "running")
 
     def _fold_job(self, key: JobKey, entry: JournalEntry, ending: Ending | None) -> None:
-        before = self.facts[key[0]].get(key[1], Fact()).state
-        self.facts[key[0]][key[1]] = Fact(entry.kind, entry.by)
+        facts = self.facts[key[0]]
+        before = facts.get(key[1], Fact()).state
+        facts[key[1]] = Fact(entry.kind, entry.by)
         is_ending = ending is not None and ending.key == key
+        if entry.kind == "skipped" and entry.by is None and before in ("queued", "blocked"):
+            stands = naive.needs_stand(self._job(key), facts)
+            assert stands == "impossible", f"{key} is skipped, its needs are {stands}"
         if entry.kind not in ("running", "stopping"):
             self.active.pop(key, None)
         if entry.kind in AT_REST and not (is_ending and ending and ending.stays_forced):
@@ -296,7 +301,7 @@ class Truth:
                 assert waiting.until is not None, f"{waiting} was given up"
                 assert waiting.until <= self.now.mono, f"{waiting} was given up too early"
             elif waiting is not None:
-                assert self._is_over(waiting), f"{waiting} was answered too early"
+                self.check_is_over(waiting)
         if isinstance(event, Requested) and isinstance(event.command, commands.Targeted) and event.command.dry_run:
             assert len(decisions) == 1, f"a dry run decided {decisions}"
         answer = self._answer_to(event, decisions)
@@ -309,6 +314,9 @@ class Truth:
         state = self.facts[run][job].state
         right = ("queued", "running", "blocked", "skipped", "stopping") if to == "queued" else (to,)
         assert state in right, f"{job} of {run} is {state}, was answered {to}"
+
+    def check_is_over(self, waiting: Waiting) -> None:
+        assert self._is_over(waiting), f"{waiting} was answered too early"
 
     def _is_over(self, waiting: Waiting) -> bool:
         facts = self.facts[waiting.run]
@@ -361,7 +369,7 @@ class Truth:
         full = {live: self._full(live.job, [*active, live.job]) for live in ready}
         for live in ready:
             name = f"{live.job.name} of {live.run.run.name}"
-            assert not live.node.forced, f"{name} is forced and does not start"
+            assert not live.node.forced, f"{name} could start and does not, though forced"
             behind = any(
                 "pool" in full[other] and other.job.pool == live.job.pool and other.job.priority >= live.job.priority
                 for other in ready
