@@ -30,7 +30,7 @@ IMPURE_METHODS = frozenset({"now", "utcnow", "today"})  # of datetime and date: 
 
 #: A module or package of supervisor/ is a room. These modules are part of another one.
 PARTS = {"cli": "__main__", "forkserver": "executor"} | dict.fromkeys(
-    ("capture", "child", "environment", "mounts", "order", "process_tree", "program", "record"), "shim"
+    ("capture", "child", "environment", "libc", "mounts", "order", "process_tree", "program", "record"), "shim"
 )
 #: Rooms that know nothing of this project; any other room may use them.
 LEAVES = frozenset({"loop", "protocol", "shim", "trust"})
@@ -109,7 +109,7 @@ def wrong_import(module: str, target: str) -> str | None:
         return "the supervisor does not know its client"
     if here == "core" and there != "core" and not is_pure(target):
         return "the core is pure"
-    if here in LEAVES and there not in (here, "") and not is_stdlib(target):
+    if here in LEAVES and there not in (here, "", "trust") and not is_stdlib(target):
         return f"{here} is a leaf and imports the standard library only"
     return wrong_direction(module, here, target, there)
 

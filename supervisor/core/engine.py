@@ -92,6 +92,9 @@ class Engine:
                 self.attempts.resume(live)
         for live_run in restored:
             self.flow.look_at(live_run.nodes.values())
+            gate = self.registry.by_id(live_run.run.after)
+            if live_run.run.after is not None and not (gate and gate.active):  # it ended while this run was forgotten
+                self.flow.open_gate(live_run)
 
     def handle(self, event: Event, now: Now) -> list[Decision]:
         """Take in one event; what is to be saved and done comes back, in order, replies last."""

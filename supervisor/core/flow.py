@@ -79,19 +79,19 @@ class Flow:
 
     def settle(self) -> None:
         """Bring all jobs that a change concerns in line. In order: who was concerned first is queued first."""
-        for live_run in self._gone_quiet:
-            self.open_gates(live_run)
+        for quiet in self._gone_quiet:
+            for live_run in self._registry.waiting_for(quiet):
+                self.open_gate(live_run)
         self._gone_quiet.clear()
         for live in self._unsettled:  # which grows as jobs move
             self._align(live)
         self._unsettled.clear()
 
-    def open_gates(self, quiet: LiveRun) -> None:
-        """Runs that waited until nothing of this one is under way may start now."""
-        for live_run in self._registry.waiting_for(quiet):
-            live_run.run.after = None
-            self._ledger.save_run(live_run)
-            self.look_at(live_run.nodes.values())
+    def open_gate(self, live_run: LiveRun) -> None:
+        """Nothing is under way any more in the run that this one waited for: it may start."""
+        live_run.run.after = None
+        self._ledger.save_run(live_run)
+        self.look_at(live_run.nodes.values())
 
     def _align(self, live: LiveNode) -> None:
         """Bring a waiting job in line with how its needs stand, and into or out of the ready queue."""

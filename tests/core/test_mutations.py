@@ -169,7 +169,7 @@ def the_gate_of_a_restart_is_ignored(patch: Patch) -> None:
 
 
 def the_gate_of_a_restart_never_opens(patch: Patch) -> None:
-    patch.setattr(Flow, "open_gates", lambda _flow, _quiet: None)
+    patch.setattr(Flow, "open_gate", lambda _flow, _live_run: None)
 
 
 def force_is_forgotten(patch: Patch) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
 from supervisor.core.events import Configured, Launch, Now, SaveRun
-from supervisor.core.model import Dag, Finish
+from supervisor.core.model import Dag, Finish, Snapshot
 from tests.core.playbook import (
     Playbook,
     Step,
@@ -338,6 +339,20 @@ def test_after_a_restart_a_new_run_still_waits_for_the_old_one() -> None:
     old = book.run().run.name
     book = book >> restart() << "stop a"
     assert book.reborn() << "stop a" >> is_gone("a", run=old) << "a stopped, launch a, main stopped"
+
+
+def test_a_run_that_was_forgotten_while_it_waited_for_an_older_one_starts_when_it_is_asked_for_again() -> None:
+    book = Playbook(job("a")) >> start() << "launch a"
+    oldest = book.run().run.name
+    book = book >> restart() << "stop a"
+    waiting = book.run()
+    book = book >> stop() << "a stopped, main stopped" >> restart()
+    book.engine.forget_finished()
+    book = book >> is_gone("a", run=oldest) << "a stopped, launch a, main stopped"
+    run = book.store.runs[waiting.run.id]
+    book.engine.restore(Snapshot(runs=[replace(run)], nodes=[replace(waiting.nodes["a"].node)]), book.now)
+    assert run.after is not None
+    assert book >> start("a", run=run.name) << "a queued, launch a, main resumed"
 
 
 def test_a_restart_with_a_new_configuration_is_a_reload() -> None:

@@ -54,9 +54,9 @@ class Jobd:
         """Start it and wait until it serves."""
         if text is not None:
             self.configure(text)
-        command = [sys.executable, "-m", "supervisor", "-c", self.config, "--state-dir", self.state]
+        command = [sys.executable, "-m", "supervisor", "-c", str(self.config), "--state-dir", str(self.state)]
         self.process = subprocess.Popen(
-            [*command, "--socket", self.socket], stderr=subprocess.PIPE, text=True, cwd=PROJECT
+            [*command, "--socket", str(self.socket)], stderr=subprocess.PIPE, text=True, cwd=PROJECT
         )
         serves = threading.Event()
         self._reader = threading.Thread(target=self._read_log, args=(self.process, serves), daemon=True)
