@@ -29,8 +29,8 @@ from supervisor.core.events import Cause, Ending, Event, Exited, Launch, NotStar
 from supervisor.core.model import Limits
 from supervisor.loop import Loop
 
-#: Idle shims that are kept; the others are told to go at once. Each is a small process.
-POOL_KEEP = 8
+#: Idle shims that are kept; the others are told to go at once. Each costs 2 MB, making one anew a millisecond.
+POOL_KEEP = 4
 #: What a shim says at most.
 MAX_ANSWER_BYTES = 8192
 #: Once a shim has died, the files that it left are removed after this time.

@@ -106,10 +106,12 @@ class Loop:
 
     def _run_timers(self) -> None:
         now = time.monotonic()
+        due: list[Timer] = []
         while self._timers and self._timers[0].when <= now:
-            callback = heapq.heappop(self._timers).callback
-            if callback:
-                callback()
+            due.append(heapq.heappop(self._timers))
+        for timer in due:  # what these set anew is for the next turn, lest nothing else get its turn
+            if timer.callback:
+                timer.callback()
 
     def _drain_signals(self) -> None:
         received: set[int] = set()

@@ -166,6 +166,7 @@ class Attempt:
             if pid == 0:
                 break
             self._cpu_s += usage.ru_utime + usage.ru_stime
+            # The kernel counts from before exec: less than a shim has (some 10 MB) cannot be told.
             self._max_rss_bytes = max(self._max_rss_bytes, usage.ru_maxrss * 1024)
             if pid == self.pid:
                 self._main_status = status

@@ -45,7 +45,7 @@ class Answers:
             case api.Version():
                 return {"version": __version__}
             case api.Subscribe():
-                self._streams.subscribe(token, query.since, self._engine.last_event_id)
+                self._streams.subscribe(token, query.since)
                 return None
             case api.Logs():
                 return self._logs(token, query)

@@ -81,6 +81,7 @@ class Daemon:
         self._queries: list[Callable[[], None]] = []
         self._decided: list[Decision] = []  # and not committed
         self._trouble = ""  # why it cannot be committed
+        self._retry_at = 0.0  # monotonic; not before this is it tried again
         try:
             self._lock = hold(paths.state_dir)
             self._store = Store(paths.state_dir / "jobd.db")
@@ -97,7 +98,7 @@ class Daemon:
         self._inbox += [Configured(configuration.definitions), Booted()]
         self._desk = Desk(self._store.answer, self._on_command, self._on_query)
         self._control = self._open_socket()
-        self._streams = Streams(self._control, self._store, self._loop)
+        self._streams = Streams(self._control, self._store, self._loop, self._engine.last_event_id)
         self._answers = Answers(self._engine, self._store, self._streams, paths.state_dir / "logs", self._bring_in)
 
     def _open_socket(self) -> Control:
@@ -119,7 +120,7 @@ class Daemon:
             log.info("jobd %s serves %s, state in %s", __version__, self._paths.socket, self._paths.state_dir)
             self._turn()
             while not self._leaving:
-                self._loop.turn(self._engine.deadline())
+                self._loop.turn(self._next_turn_at())
                 self._turn()
             log.info("jobd leaves; running jobs go on")
         self._control.close()
@@ -131,20 +132,31 @@ class Daemon:
     def _turn(self) -> None:
         """Everything that came in since the last turn: decide, commit, perform, answer."""
         now = _now()
-        deadline = self._engine.deadline()
-        if deadline is not None and deadline <= now.mono:
-            self._inbox.append(TimeReached())
-        if self._inbox and not self._trouble:
-            # The list itself stays: the executor appends to it.
-            events, self._inbox[:] = list(self._inbox), []
-            self._decided += [decision for event in events for decision in self._engine.handle(event, now)]
-        if self._decided and self._commit(now):
+        if not self._trouble:
+            self._ask_engine(now)
+        if self._decided and now.mono >= self._retry_at and self._commit(now):
             decisions, self._decided = self._decided, []
             self._carry_out(decisions)
             self._engine.forget_finished()
         queries, self._queries = self._queries, []
         for query in queries:
             query()
+
+    def _ask_engine(self, now: Now) -> None:
+        deadline = self._engine.deadline()
+        if deadline is not None and deadline <= now.mono:
+            self._inbox.append(TimeReached())
+        # The list itself stays: the executor appends to it.
+        events, self._inbox[:] = list(self._inbox), []
+        self._decided += [decision for event in events for decision in self._engine.handle(event, now)]
+
+    def _next_turn_at(self) -> float | None:
+        """Monotonic time at which a turn is wanted, should nothing happen before."""
+        if self._queries:
+            return 0.0
+        if self._trouble:
+            return self._retry_at
+        return 0.0 if self._inbox else self._engine.deadline()
 
     def _commit(self, now: Now) -> bool:
         """Nothing happens, and nobody is told anything, before it is on disk. False: it cannot be written for now.
@@ -161,12 +173,11 @@ class Daemon:
             if not self._trouble:
                 log.error("%s; nothing is started until it can be written again", error)
             self._trouble = str(error)
-            self._loop.call_at(now.mono + COMMIT_RETRY_S, lambda: None)
+            self._retry_at = now.mono + COMMIT_RETRY_S
             return False
         if self._trouble:
             log.warning("the state can be written again")
-            self._trouble = ""
-            self._loop.call_at(now.mono, lambda: None)  # for what has come in meanwhile
+            self._trouble, self._retry_at = "", 0.0
         return True
 
     def _carry_out(self, decisions: list[Decision]) -> None:
@@ -253,7 +264,6 @@ class Daemon:
         self._config = checked.config
         self._inbox.append(Configured(checked.config.definitions, by))
         self._queries.append(lambda: self._desk.answer(token, answer))  # after the change has been committed
-        self._loop.call_at(0.0, lambda: None)  # so that the turn after this one comes at once
 
 
 def _now() -> Now:

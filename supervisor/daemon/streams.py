@@ -19,11 +19,11 @@ BACKLOG_STEP = 500
 class Streams:
     """Who hears what as it comes, by the token of the request that asked for it."""
 
-    def __init__(self, control: Control, store: Store, loop: Loop) -> None:
+    def __init__(self, control: Control, store: Store, loop: Loop, last_event_id: int) -> None:
         self._control = control
         self._store = store
         self._loop = loop
-        self._last_event_id = 0
+        self._last_event_id = last_event_id  # the last one that is committed
         self._subscribers: dict[int, int] = {}  # token -> id of the last entry sent
         self._followers = LogFollowers(loop)
         self._following: dict[int, int] = {}  # token -> attempt id
@@ -36,10 +36,9 @@ class Streams:
 
     # ---- the journal ---------------------------------------------------------------------------
 
-    def subscribe(self, token: int, since: int | None, last_event_id: int) -> None:
+    def subscribe(self, token: int, since: int | None) -> None:
         """Send every entry above `since` (None: from now on) as an `event`, now and as they come."""
-        self._last_event_id = last_event_id
-        since = last_event_id if since is None else min(max(since, 0), last_event_id)
+        since = self._last_event_id if since is None else min(since, self._last_event_id)
         self._control.reply(token, {"since": since}, more=True)
         self._subscribers[token] = since
         self._catch_up(token, [])

@@ -10,7 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from supervisor.core.ready import ReadyQueue
 
-DAGS, POOLS = ("north", "south"), ("db", "net")
+DAGS, POOL = ("north", "south"), "db"
 
 
 @dataclass(eq=False)
@@ -22,12 +22,13 @@ class Candidate:
     forced: bool = False
 
 
-limits = st.sampled_from([0, 0, 1, 2, 3])
+limits = st.sampled_from([0, 0, 0, 2, 3])
+pool_slots = st.integers(2, 4)
 candidates = st.builds(
     Candidate,
     priority=st.sampled_from([0, 0, 0, 1]),
     dag_name=st.sampled_from(DAGS),
-    pool=st.sampled_from([None, *POOLS]),
+    pool=st.sampled_from([POOL, POOL, None]),
     slots=st.integers(1, 3),
 )
 
@@ -35,18 +36,18 @@ candidates = st.builds(
 class QueueMachine(RuleBasedStateMachine):
     """Whoever waits, in order; whoever runs; and what both mean for the limits."""
 
-    @initialize(max_running=limits, dags=st.tuples(limits, limits), slots=st.tuples(*[st.integers(1, 4)] * 2))
-    def begin(self, max_running: int, dags: tuple[int, int], slots: tuple[int, int]) -> None:
+    @initialize(max_running=limits, dags=st.tuples(limits, limits), slots=pool_slots)
+    def begin(self, max_running: int, dags: tuple[int, int], slots: int) -> None:
         self.queue: ReadyQueue[Candidate] = ReadyQueue()
         self.waiting: list[Candidate] = []  # in order of arrival
         self.running: list[Candidate] = []
         self.configure(max_running, dags, slots)
 
-    @rule(max_running=limits, dags=st.tuples(limits, limits), slots=st.tuples(*[st.integers(1, 4)] * 2))
-    def configure(self, max_running: int, dags: tuple[int, int], slots: tuple[int, int]) -> None:
+    @rule(max_running=limits, dags=st.tuples(limits, limits), slots=pool_slots)
+    def configure(self, max_running: int, dags: tuple[int, int], slots: int) -> None:
         self.max_running = max_running
-        self.dags, self.pools = dict(zip(DAGS, dags, strict=True)), dict(zip(POOLS, slots, strict=True))
-        self.queue.configure(max_running, self.dags, self.pools)
+        self.dags, self.slots = dict(zip(DAGS, dags, strict=True)), slots
+        self.queue.configure(max_running, self.dags, {POOL: slots})
 
     @rule(candidate=candidates)
     def add(self, candidate: Candidate) -> None:
@@ -83,7 +84,7 @@ class QueueMachine(RuleBasedStateMachine):
         while (candidate := self.queue.take()) is not None:
             assert not self._full(candidate), "it starts over a limit"
             for earlier in self._earlier(candidate):
-                behind = earlier.pool is not None and earlier.pool == candidate.pool
+                behind = earlier.pool and candidate.pool
                 assert not behind or "dag" in self._full(earlier), "it overtakes in a pool"
                 assert self._refused(earlier), "an earlier one could have started"
             self._started(candidate)
@@ -119,18 +120,16 @@ class QueueMachine(RuleBasedStateMachine):
             full.add("max_running")
         if 0 < self.dags[candidate.dag_name] <= sum(each.dag_name == candidate.dag_name for each in self.running):
             full.add("dag")
-        if candidate.pool is not None:
-            slots = self.pools[candidate.pool]
-            used = sum(min(each.slots, slots) for each in self.running if each.pool == candidate.pool)
-            if used + min(candidate.slots, slots) > slots:
-                full.add("pool")
+        used = sum(min(each.slots, self.slots) for each in self.running if each.pool)
+        if candidate.pool and used + min(candidate.slots, self.slots) > self.slots:
+            full.add("pool")
         return full
 
     def _refused(self, candidate: Candidate) -> bool:
         """It does not fit, or someone who came earlier waits for slots of the same pool."""
-        mates = [each for each in self._earlier(candidate) if candidate.pool and each.pool == candidate.pool]
+        mates = [each for each in self._earlier(candidate) if candidate.pool and each.pool]
         return bool(self._full(candidate)) or any("pool" in self._full(each) for each in mates)
 
 
 TestQueue = QueueMachine.TestCase
-TestQueue.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestQueue.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
