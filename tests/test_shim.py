@@ -288,10 +288,11 @@ DAEMONISE = "nohup setsid sh -c '(sh -c \"while [ ! -e go ]; do sleep 0.02; done
 
 
 def test_tree_goes_on_until_the_last_process_ends(world: World) -> None:
-    attempt = world.start(f"{DAEMONISE} echo first; exit 5")
+    attempt = world.start(f"{DAEMONISE} echo first; exit 5", env={"MARK": str(world.state_dir)})
     main = world.hear(Started, attempt).pid
     until(lambda: not lives(main))
-    assert processes_with("JOBD_JOB=job-1")
+    until(lambda: processes_with(f"MARK={world.state_dir}"))
+    world.loop.turn(0.0)
     assert not any(isinstance(e, Exited) for e in world.of(attempt))
     (world.state_dir / "go").touch()
     ending = world.end(attempt)
