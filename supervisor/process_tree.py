@@ -76,38 +76,41 @@ def has_ended(pidfd: int) -> bool:
     return bool(poll.poll(0))
 
 
-def descendants(root: int) -> set[Identity]:
-    """All that is below `root` at this moment, as far as it can be seen; `root` itself is not part of it.
+def descendants(root: int) -> list[Identity]:
+    """All that is below `root` at this moment, as far as it can be seen, parents before their children.
 
     A child counts only while its parent is proved to be the one that was listed: if the parent
     has died meanwhile, its children have moved up, and the next walk finds them there.
     """
     start = identity(root)
-    found: set[Identity] = set()
+    found: dict[Identity, None] = {}
     frontier = [start] if start else []
     while frontier:
         parent = frontier.pop()
-        born: set[Identity] = set()
+        born: list[Identity] = []
         for pid in _children(parent[0]):
             stat = parent_and_start(pid)
-            if stat and stat[0] == parent[0]:
-                born.add((pid, stat[1]))
+            if stat and stat[0] == parent[0] and (pid, stat[1]) not in found:
+                born.append((pid, stat[1]))
         if born and identity(parent[0]) == parent:
-            frontier.extend(born - found)
-            found |= born
-    return found
+            frontier.extend(born)
+            found.update(dict.fromkeys(born))
+    return list(found)
 
 
 def signal_descendants(root: int, signals: Iterable[int]) -> None:
-    """Send the signals, in this order, once to everything below `root`; to nothing else, whatever pids do."""
+    """Send the signals, in this order, once to everything below `root`; to nothing else, whatever pids do.
+
+    Parents come first: a shell should not see its command die, and go on to the next, before it hears itself.
+    """
     done: set[Identity] = set()
     for _ in range(MAX_ROUNDS):
-        new = descendants(root) - done
+        new = [who for who in descendants(root) if who not in done]
         if not new:
             return
         for who in new:
             _send(who, signals)
-        done |= new
+        done.update(new)
 
 
 def _send(who: Identity, signals: Iterable[int]) -> None:

@@ -268,7 +268,7 @@ def test_a_log_is_there_and_private_from_the_start(world: World) -> None:
 
 
 def test_an_outsider_that_keeps_the_output_does_not_write_into_the_next_log(world: World) -> None:
-    first = world.start("sleep 1000")
+    first = world.start("exec sleep 1000")
     pid = world.hear(Started, first).pid
     held = os.open(f"/proc/{pid}/fd/1", os.O_RDWR)
     world.halt(first, Halt.KILL)
@@ -373,6 +373,16 @@ def test_stop_of_leftovers_keeps_the_exit_code(world: World) -> None:
     world.halt(attempt, Halt.STOP)
     ending = world.end(attempt)
     assert (ending.cause, ending.exit_code) == (Cause.STOPPED, 6)
+
+
+def test_a_stopped_shell_does_not_go_on_to_its_next_command(world: World) -> None:
+    for _ in range(20):
+        attempt = world.start("touch ready; sleep 1000; touch next")
+        world.turn_until((world.state_dir / "ready").exists)
+        world.halt(attempt, Halt.STOP)
+        assert world.end(attempt).signal == signal.SIGTERM
+        (world.state_dir / "ready").unlink()
+    assert not (world.state_dir / "next").exists()
 
 
 def test_kill_hastens_a_stop(world: World) -> None:
