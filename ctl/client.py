@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import struct
 import time
 from collections import deque
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 #: A daemon that says nothing for so long is taken for dead.
 REPLY_TIMEOUT_S = 30.0
 READ_BYTES = 256 * 1024
+#: The same time, as the kernel's timeval: seconds and microseconds.
+_CONNECT_TIMEOUT = struct.pack("ll", int(REPLY_TIMEOUT_S), 0)
 
 
 def find_socket(option: str | None) -> str:
@@ -38,7 +41,8 @@ class Client:
         self._notifications: deque[tuple[str, dict[str, Any]]] = deque()
         self._last_id = 0
         self._sock = socket.socket(socket.AF_UNIX)
-        self._sock.settimeout(REPLY_TIMEOUT_S)
+        # Not by settimeout: a socket that does not block gives up at once if the daemon is slow to take clients.
+        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _CONNECT_TIMEOUT)
         try:
             self._sock.connect(path)
         except OSError as error:
@@ -88,6 +92,8 @@ class Client:
             message = self._next_message(deadline)
             if message is None:
                 return None
+            if "error" in message:  # the stream has ended before its time
+                raise _refusal(message["error"])
             if "method" in message:
                 self._notifications.append((message["method"], message.get("params", {})))
         return self._notifications.popleft()

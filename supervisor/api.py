@@ -1,4 +1,4 @@
-"""The methods of the socket: what each takes, and its params as a typed value.
+"""The methods of the socket: what each takes and who may call it, and its params as a typed value.
 
 Knows names and shapes, not what is done with them. Called by the daemon.
 """
@@ -9,7 +9,8 @@ import datetime
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
-from typing import Any
+from enum import IntEnum
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -71,18 +72,40 @@ class Version:
 
 Query = Status | History | Events | Subscribe | Logs | Reload | Ping | Version
 
-METHODS: dict[str, type[Any]] = {
-    each.__name__.lower(): each
-    for each in (
+
+class Role(IntEnum):
+    """What a caller may do. Each includes those before it."""
+
+    VIEW = 1
+    OPERATE = 2
+    ADMIN = 3
+
+    def __str__(self) -> str:
+        return self.name.lower()
+
+
+class Method(NamedTuple):
+    """One method: the role that it needs, and the shape of its params."""
+
+    role: Role
+    shape: type[Any]
+
+
+_BY_ROLE: dict[Role, tuple[type[Any], ...]] = {
+    Role.VIEW: (commands.Wait, Status, History, Events, Subscribe, Logs, Ping, Version),
+    Role.OPERATE: (
         *(commands.Start, commands.Stop, commands.Retry, commands.Restart, commands.Hold, commands.Release),
-        *(commands.Skip, commands.Mark, commands.Report, commands.Wait, commands.Shutdown),
-        *(Status, History, Events, Subscribe, Logs, Reload, Ping, Version),
-    )
+        *(commands.Skip, commands.Mark, commands.Report),
+    ),
+    Role.ADMIN: (Reload, commands.Shutdown),
 }
+METHODS = {shape.__name__.lower(): Method(role, shape) for role, shapes in _BY_ROLE.items() for shape in shapes}
 #: Options whose long form names no unit.
 _WITH_UNIT = {"timeout": "timeout_s"}
 #: The largest number that the database holds, and the longest time that anyone waits (a hundred years).
 MAX_NUMBER, MAX_TIME_S = 2**63 - 1, 100 * 365 * 86_400.0
+#: Names in one request: the database takes no more at once.
+MAX_NAMES = 10_000
 #: Characters of a reason or message.
 MAX_TEXT_CHARS = 4_000
 
@@ -96,6 +119,7 @@ def _is_date(text: str) -> bool:
 
 #: What values a parameter may have, beyond its type, wherever it appears.
 _ALLOWED: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "names": (lambda value: len(value) <= MAX_NAMES, f"at most {MAX_NAMES} names"),
     "limit": (lambda value: 1 <= value <= MAX_NUMBER, "a number from 1"),
     "since": (lambda value: 0 <= value <= MAX_NUMBER, "the id of an event, or 0"),
     "attempt": (lambda value: 1 <= value <= MAX_NUMBER, "a number from 1"),
@@ -119,11 +143,12 @@ class ParamsError(Exception):
 
 def decode(method: str, params: Mapping[str, Any]) -> commands.Command | Query:
     """The request as a typed value. Raises ParamsError."""
-    shape = METHODS.get(method)
-    if shape is None:
+    known_method = METHODS.get(method)
+    if known_method is None:
         near = get_close_matches(method, METHODS, n=1)
         hint = f"did you mean {near[0]}?" if near else f"methods: {', '.join(METHODS)}"
         raise ParamsError(-32601, "unknown_method", f"no method {method!r}", hint)
+    shape = known_method.shape
     known = [field.name for field in fields(shape)]
     given = {_WITH_UNIT.get(name, name.replace("-", "_")): value for name, value in params.items()}
     for name in given:

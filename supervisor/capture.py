@@ -43,6 +43,19 @@ class Fifo:
                 raise
         self.job_fd = os.open(self.path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
 
+    def reopen(self) -> None:
+        """Take over the FIFO of a shim that was killed, which is here unless someone removed it. OSError."""
+        try:
+            self.read_fd = os.open(self.path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except FileNotFoundError:
+            pass
+        try:
+            self.open()
+        except OSError:
+            if self.read_fd >= 0:
+                os.close(self.read_fd)
+            raise
+
     def close(self, reuse: bool) -> None:
         """Not used again if not wanted so, or if someone outside of the job can still write to it."""
         os.close(self.job_fd)
@@ -70,7 +83,7 @@ class Capture:
         self.fifo = fifo
         self._log_fd = _open_log(log)
         self._max_bytes = max_bytes
-        self._written_bytes = 0
+        self._written_bytes = os.fstat(self._log_fd).st_size if self._log_fd is not None else 0
         self._at_line_start = True
         self.dropped_bytes = 0
 

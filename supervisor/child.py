@@ -78,7 +78,10 @@ def fork(order: Order, stage: Stage, output_fd: int) -> tuple[int, int]:
 
     ShortageError.
     """
-    status_r, status_w = os.pipe2(os.O_CLOEXEC)
+    try:
+        status_r, status_w = os.pipe2(os.O_CLOEXEC)
+    except OSError as error:
+        raise ShortageError(f"no pipe can be made: {error.strerror}") from None
     # No signal may find the child before it has put off the shim's handlers.
     own_mask = signal.pthread_sigmask(signal.SIG_BLOCK, ALL_SIGNALS)
     try:

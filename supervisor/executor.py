@@ -1,65 +1,54 @@
-"""The daemon's side of the attempts: a pool of shims, and the shims of an earlier daemon.
+"""The daemon's side of the attempts: what its shims say, and what the records of all others tell.
 
-Owns the forkserver, the channels to the shims, the pidfds of adopted ones, the attempts' records.
+Owns the pool of shims, the pidfds of adopted ones, the attempts' records.
 Says what has become of attempts by `emit`, only ever from a callback of the loop. Must not know the
 engine, the store, or why something is started or ended. Called by the daemon.
 
 However a shim gets out of sight, there is one answer: `_settle` looks at the record. It says whether
-the attempt never began, has ended, goes on, or was lost.
+the attempt never began, has ended, goes on, or was lost. If its shim was killed, another shim takes it over.
 """
 
 from __future__ import annotations
 
-import collections
 import contextlib
-import multiprocessing
+import logging
 import os
 import signal
-import socket
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from msgspec import json
 
-from supervisor import forkserver, order, process_tree, record
-from supervisor.core.events import Cause, Ending, Event, Exited, Launch, NotStarted, Signal, Started
+from supervisor import order, process_tree, record
+from supervisor.core.events import Cause, Ending, Event, Exited, Halt, Launch, NotStarted, Signal, Started
 from supervisor.core.model import Limits
 from supervisor.loop import Loop
+from supervisor.pool import Pool, Shim, send_signal
 
-#: Idle shims that are kept; the others are told to go at once. Each costs 2 MB, making one anew a millisecond.
-POOL_KEEP = 4
-#: What a shim says at most.
-MAX_ANSWER_BYTES = 8192
+log = logging.getLogger("jobd")
+
 #: Once a shim has died, the files that it left are removed after this time.
 SWEEP_AFTER_S = 1.0
-#: A record that cannot be read or made for now (the disk is full) is tried again after this time.
-RECORD_RETRY_S = 1.0
+#: What cannot be found out or done for now (the disk is full, no process can be made) is tried again after this time.
+RETRY_S = 1.0
+#: A shim that has not ended its attempt so long after the latest moment for it does not work, and is replaced.
+OBEY_S = 10.0
 
 NEVER_BEGAN = "jobd or its shim went away before the start"
-
-
-class _Shim:
-    """A shim of this daemon. `attempt_id` None: it is idle. `pidfd`: once it has said hello."""
-
-    __slots__ = ("attempt_id", "channel", "pidfd", "reason")
-
-    def __init__(self, channel: socket.socket) -> None:
-        self.channel = channel
-        self.attempt_id: int | None = None
-        self.pidfd: int | None = None
-        self.reason = NEVER_BEGAN  # should nothing ever run
+WHAT_NOW = "see what the job did, then retry"
 
 
 class _Adopted:
     """A busy shim that an earlier daemon had. It goes by itself when its attempt has ended."""
 
-    __slots__ = ("pidfd",)
+    __slots__ = ("pidfd", "stop_timeout_s")
 
-    def __init__(self, pidfd: int) -> None:
+    def __init__(self, pidfd: int, stop_timeout_s: float) -> None:
         self.pidfd = pidfd
+        self.stop_timeout_s = stop_timeout_s
 
 
 class Executor:
@@ -72,12 +61,10 @@ class Executor:
         self._emit = emit
         self._boot = process_tree.boot_id()
         self._is_open = False
-        self._server: socket.socket | None = None
-        self._requests: collections.deque[socket.socket] = collections.deque()
-        self._idle: list[_Shim] = []
-        self._shims: set[_Shim] = set()
-        self._busy: dict[int, _Shim | _Adopted] = {}
+        self._pool = Pool(state_dir, loop, self._on_message, self._on_gone)
+        self._busy: dict[int, Shim | _Adopted] = {}
         self._pids: dict[int, int] = {}
+        self._halts: dict[int, Halt] = {}  # what was asked last, for whoever takes the attempt over
 
     def open(self) -> None:
         """Make the folders and start the forkserver."""
@@ -85,43 +72,43 @@ class Executor:
             (self._state_dir / name).mkdir(mode=0o750, parents=True, exist_ok=True)
         self._is_open = True
         self._sweep()
-        self._start_server()
+        self._pool.open()
 
     def start(self, launch: Launch) -> None:
         """Started and Exited follow, or Exited alone (it could not start), or NotStarted."""
+        attempt_id = launch.attempt_id
         text = json.encode({"start": self._order(launch)})
         if len(text) > order.MAX_MESSAGE_BYTES:
             problem = f"command and env of job {launch.job.name} take {len(text)} bytes, over {order.MAX_MESSAGE_BYTES}"
             problem = f"could not start: {problem}: put them into a script or an env_file"
             ending = Ending(cause=Cause.UNSTARTABLE, text=problem)
-            self._later(partial(self._emit, Exited(launch.attempt_id, ending)))
+            self._later(partial(self._emit, Exited(attempt_id, ending)))
             return
         try:
-            shim = self._idle.pop() if self._idle else self._new_shim()
-            while not self._send(shim, text):  # an idle one has died, and its end has not been noticed yet
-                shim = self._idle.pop() if self._idle else self._new_shim()
+            shim = self._pool.assign(attempt_id, text)
         except OSError as error:
-            reason = f"no shim can be made: {error}"
-            self._later(partial(self._emit, NotStarted(launch.attempt_id, reason)))
+            self._later(partial(self._emit, NotStarted(attempt_id, f"no shim can be made: {error}")))
             return
-        shim.attempt_id = launch.attempt_id
-        self._busy[launch.attempt_id] = shim
+        shim.stop_timeout_s = launch.job.stop_timeout_s
+        self._busy[attempt_id] = shim
 
     def signal(self, decision: Signal) -> None:
         """End an attempt. Nothing happens if it has ended already."""
-        shim = self._busy.get(decision.attempt_id)
-        how = decision.halt.value
-        if isinstance(shim, _Shim):
-            self._send(shim, json.encode({"halt": decision.attempt_id, "how": how}))
-        elif shim:
-            _send_signal(shim.pidfd, order.HALT_SIGNALS[how])
-        if shim and shim.pidfd is not None:
-            _send_signal(shim.pidfd, signal.SIGCONT)  # someone may have stopped it
+        self._halts[decision.attempt_id] = decision.halt
+        if shim := self._busy.get(decision.attempt_id):
+            self._pass_on(shim, decision.attempt_id, decision.halt)
 
-    def recover(self, attempt_ids: Iterable[int]) -> None:
-        """Find out what has become of attempts that were under way when the last daemon left."""
-        for attempt_id in attempt_ids:
-            self._later(partial(self._settle, attempt_id))
+    def recover(self, boots: Mapping[int, str | None]) -> None:
+        """Find out what has become of attempts that were under way when the last daemon left.
+
+        `boots`: attempt id -> the boot of the machine in which it was launched; None is not known.
+        """
+        for attempt_id, boot in boots.items():
+            self._later(partial(self._settle, attempt_id, in_this_boot=boot == self._boot))
+
+    def recorded(self) -> list[int]:
+        """Attempts of which there is a record."""
+        return [int(path.stem) for path in (self._state_dir / "attempts").glob("*.json") if path.stem.isdecimal()]
 
     def pid_of(self, attempt_id: int) -> int | None:
         """The main process of an attempt that runs."""
@@ -129,214 +116,173 @@ class Executor:
 
     def forget(self, attempt_id: int) -> None:
         """What became of it (Exited or NotStarted) is committed: the record is not needed any more."""
+        self._halts.pop(attempt_id, None)
         record.remove(self._record_path(attempt_id))
+
+    def reap(self) -> None:
+        """A child of jobd has ended, or has come to it as the subreaper."""
+        self._pool.reap()
 
     def close(self) -> None:
         """Leave. Idle shims and an idle forkserver exit; what runs goes on, for the next daemon to recover."""
         self._is_open = False
-        for shim in self._shims | {shim for shim in self._busy.values() if isinstance(shim, _Adopted)}:
-            self._let_go(shim)
-        self._drop_server()
-        self._idle.clear()
+        self._pool.close()
+        for shim in self._busy.values():
+            if isinstance(shim, _Adopted):
+                self._release(shim)
         self._busy.clear()
         self._pids.clear()
 
+    # ---- being ended -----------------------------------------------------------------------------
+
+    def _pass_on(self, shim: Shim | _Adopted, attempt_id: int, halt: Halt) -> None:
+        """Have a shim end its attempt, and see to it that it does."""
+        if isinstance(shim, Shim):
+            self._pool.send(shim, json.encode({"halt": attempt_id, "how": halt.value}))
+        else:
+            send_signal(shim.pidfd, order.HALT_SIGNALS[halt.value])
+        if shim.pidfd is not None:
+            send_signal(shim.pidfd, signal.SIGCONT)  # someone may have stopped it
+        patience_s = {Halt.STOP: 1, Halt.KILL: 0, Halt.WIND_DOWN: 2}[halt] * shim.stop_timeout_s + OBEY_S
+        self._at(patience_s, partial(self._replace_if_stuck, attempt_id, shim))
+
+    def _replace_if_stuck(self, attempt_id: int, shim: Shim | _Adopted) -> None:
+        """It should have ended its attempt by now. If it does not even wait for that, another one has to do it."""
+        if self._busy.get(attempt_id) is not shim or shim.pidfd is None:
+            return
+        kept = _read_or_none(self._record_path(attempt_id))
+        if kept and process_tree.state((kept["shim"], kept["shim_start"])) not in ("S", "D"):
+            log.error("attempt %d: its shim (pid %d) does nothing; it is replaced", attempt_id, kept["shim"])
+            send_signal(shim.pidfd, signal.SIGKILL)
+
     # ---- shims of this daemon --------------------------------------------------------------------
 
-    def _new_shim(self) -> _Shim:
-        """Ask for one. What is sent to it waits in its channel until it lives. OSError: no descriptors."""
-        if self._server is None:
-            self._start_server()
-        ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        ours.setblocking(False)
-        shim = _Shim(ours)
-        self._shims.add(shim)
-        self._loop.watch(ours.fileno(), partial(self._hear, shim))
-        self._requests.append(its)
-        self._pass_requests()
-        return shim
-
-    def _hear(self, shim: _Shim) -> None:
-        text = self._receive(shim)
-        if text is None:
+    def _on_message(self, shim: Shim, message: dict[str, Any]) -> None:
+        what, attempt_id = message["what"], message["attempt"]
+        if what in ("started", "taken"):
+            self._started(attempt_id, message["pid"], message["at"])
             return
-        if not text:
-            self._lose_sight(shim)
-            return
-        message = json.decode(text)
-        what, attempt_id = message["what"], message.get("attempt")
-        if what == "started":
-            self._pids[attempt_id] = message["pid"]
-            self._emit(Started(attempt_id, message["pid"], message["at"]))
-        elif what == "ended":
-            self._put_back(shim)
+        self._pool.put_back(shim)
+        if what == "ended":
             self._exited(attempt_id, _ending(message["ending"]))
-        elif what == "not_started" and attempt_id is None:
-            shim.reason = message["reason"]  # there is no shim; its channel closes next
         elif what == "not_started":
-            self._put_back(shim)
             self._not_started(attempt_id, message["reason"])
+        elif what == "not_taken":
+            del self._busy[attempt_id]
+            self._at(RETRY_S, partial(self._settle, attempt_id))
 
-    def _receive(self, shim: _Shim) -> bytes | None:
-        """One message; empty: the shim is gone; None: nothing there."""
-        try:
-            if shim.pidfd is not None:
-                return shim.channel.recv(MAX_ANSWER_BYTES)
-            text, fds, _, _ = socket.recv_fds(shim.channel, MAX_ANSWER_BYTES, 1)
-        except BlockingIOError:
-            return None
-        except OSError:
-            return b""
-        if fds:
-            shim.pidfd = fds[0]
-            os.set_inheritable(shim.pidfd, False)
-        return text
-
-    def _send(self, shim: _Shim, text: bytes) -> bool:
-        try:
-            return bool(shim.channel.send(text))
-        except OSError:
-            return False
-
-    def _put_back(self, shim: _Shim) -> None:
-        """Its attempt has ended. The one used last is used next: its memory is still at hand."""
-        shim.attempt_id = None
-        if len(self._idle) < POOL_KEEP:
-            self._idle.append(shim)
-        else:
-            self._let_go(shim)
-
-    def _lose_sight(self, shim: _Shim) -> None:
-        """The channel has closed: there never was a shim, or it has died."""
-        self._loop.call_at(time.monotonic() + SWEEP_AFTER_S, self._if_open(self._sweep))
-        self._let_go(shim)
-        if shim in self._idle:
-            self._idle.remove(shim)
-        if shim.attempt_id is not None:
-            del self._busy[shim.attempt_id]
-            self._settle(shim.attempt_id, shim.reason)
-
-    def _let_go(self, shim: _Shim | _Adopted) -> None:
-        if isinstance(shim, _Shim):
-            self._shims.discard(shim)
-            self._loop.unwatch(shim.channel.fileno())
-            shim.channel.close()
-        elif shim.pidfd is not None:
-            self._loop.unwatch(shim.pidfd)
-        if shim.pidfd is not None:
-            os.close(shim.pidfd)
-
-    # ---- the forkserver --------------------------------------------------------------------------
-
-    def _start_server(self) -> None:
-        ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        ours.setblocking(False)
-        context = multiprocessing.get_context("fork")  # forks only to become another program
-        context.Process(target=forkserver.become, args=(its.fileno(), str(self._state_dir))).start()
-        its.close()
-        self._server = ours
-        self._loop.watch(ours.fileno(), self._drop_server)
-
-    def _drop_server(self) -> None:
-        """It has died, or we leave. The next request starts another; its shims are none the worse for it."""
-        if self._server is not None:
-            self._loop.unwatch(self._server.fileno())
-            self._server.close()
-            self._server = None
-        while self._requests:
-            self._requests.popleft().close()  # whoever waits for this shim is told by its channel
-
-    def _pass_requests(self) -> None:
-        """Hand over as many as the socket takes now; the rest when it takes more."""
-        assert self._server is not None
-        try:
-            while self._requests:
-                socket.send_fds(self._server, [b"s"], [self._requests[0].fileno()])
-                self._requests.popleft().close()
-        except BlockingIOError:
-            pass
-        except OSError:
-            self._drop_server()
+    def _on_gone(self, shim: Shim) -> None:
+        """It was killed, or never lived."""
+        self._at(SWEEP_AFTER_S, self._sweep)
+        if shim.attempt_id is None:
             return
-        self._loop.watch(self._server.fileno(), self._drop_server, self._pass_requests if self._requests else None)
+        del self._busy[shim.attempt_id]
+        if shim.takes_over:  # not at once: should it fail again and again
+            self._at(RETRY_S, partial(self._settle, shim.attempt_id))
+        else:
+            self._settle(shim.attempt_id, shim.refusal or NEVER_BEGAN)
 
     # ---- records ---------------------------------------------------------------------------------
 
-    def _settle(self, attempt_id: int, reason: str = NEVER_BEGAN) -> None:
+    def _settle(self, attempt_id: int, reason: str = NEVER_BEGAN, in_this_boot: bool = True) -> None:
         """Nobody tells us about this attempt: its record does."""
         path = self._record_path(attempt_id)
         try:
             kept = record.read(path)
-            if kept is None:
-                # Should a shim have been quicker, it is a matter of looking again.
-                given_up = record.claim(path, reason)
-                kept = {"given_up": reason} if given_up else record.read(path) or {}
+            if kept is None and not in_this_boot:
+                # Records need not survive a power cut: that there is none says nothing.
+                self._lost(attempt_id, f"the machine went down while it ran: {WHAT_NOW}")
+                return
+            if kept is None and record.claim(path, reason):
+                kept = {"given_up": reason}
         except OSError:
-            self._loop.call_at(
-                time.monotonic() + RECORD_RETRY_S, self._if_open(partial(self._settle, attempt_id, reason))
-            )
-            return
+            self._at(RETRY_S, partial(self._settle, attempt_id, reason, in_this_boot))
         except ValueError as error:
-            self._exited(attempt_id, _lost(f"its record {path} is damaged ({error}): see what the job did, then retry"))
-            return
+            self._lost(attempt_id, f"its record {path} is damaged ({error}): {WHAT_NOW}")
+        else:
+            if kept is None:  # a shim was quicker, and may have freed it again: look again
+                self._later(partial(self._settle, attempt_id, reason))
+            else:
+                self._follow(attempt_id, kept)
+
+    def _follow(self, attempt_id: int, kept: record.Record) -> None:
+        """Do what the record of an attempt calls for."""
         if "given_up" in kept:
             self._not_started(attempt_id, kept["given_up"])
         elif kept["ending"]:
             self._exited(attempt_id, _ending(kept["ending"]))
-        elif (pidfd := self._find_shim(kept)) is not None:
-            self._adopt(attempt_id, kept, pidfd)
         elif kept["boot"] != self._boot:
-            self._exited(attempt_id, _lost("the machine went down while it ran: see what the job did, then retry"))
+            self._lost(attempt_id, f"the machine went down while it ran: {WHAT_NOW}")
+        elif (pidfd := _find_shim(kept)) is not None:
+            self._adopt(attempt_id, kept, pidfd)
+        elif not kept.get("begun"):
+            self._not_started(attempt_id, f"its shim (pid {kept['shim']}) was killed before the start")
         else:
-            problem = f"its shim (pid {kept['shim']}) was killed, so nobody saw the end"
-            self._exited(attempt_id, _lost(f"{problem}: see what the job did, then retry"))
+            self._take_over(attempt_id, kept)
 
-    def _find_shim(self, kept: record.Record) -> int | None:
-        """A pidfd of the shim that made this record, if it lives."""
-        if kept["boot"] != self._boot:
-            return None
-        pidfd = process_tree.open_process((kept["shim"], kept["shim_start"]))
-        if pidfd is not None and process_tree.has_ended(pidfd):
-            os.close(pidfd)
-            return None
-        return pidfd
+    def _take_over(self, attempt_id: int, kept: record.Record) -> None:
+        """Its shim was killed: have another one follow what is left."""
+        try:
+            shim = self._pool.assign(attempt_id, json.encode({"take_over": attempt_id}))
+        except OSError:
+            self._at(RETRY_S, partial(self._settle, attempt_id))
+            return
+        log.warning("attempt %d: its shim (pid %d) was killed; another takes over", attempt_id, kept["shim"])
+        shim.takes_over = True
+        shim.stop_timeout_s = kept["terms"]["stop_timeout_s"]
+        self._busy[attempt_id] = shim
+        if halt := self._halts.get(attempt_id):
+            self._pass_on(shim, attempt_id, halt)
 
     def _adopt(self, attempt_id: int, kept: record.Record, pidfd: int) -> None:
-        shim = _Adopted(pidfd)
+        shim = _Adopted(pidfd, kept["terms"]["stop_timeout_s"])
         self._busy[attempt_id] = shim
         self._loop.watch(pidfd, partial(self._end_of_adopted, attempt_id, shim))
-        if kept["pid"] and attempt_id not in self._pids:
-            self._pids[attempt_id] = kept["pid"]
-            self._emit(Started(attempt_id, kept["pid"], kept["started_at"]))
+        self._started(attempt_id, kept["pid"], kept["started_at"])
+        if halt := self._halts.get(attempt_id):
+            self._pass_on(shim, attempt_id, halt)
 
     def _end_of_adopted(self, attempt_id: int, shim: _Adopted) -> None:
-        with contextlib.suppress(ChildProcessError):
-            # If its forkserver died, it has become our own child, and a zombie.
-            os.waitid(os.P_PIDFD, shim.pidfd, os.WEXITED | os.WNOHANG)
-        self._let_go(shim)
+        self._release(shim)
         del self._busy[attempt_id]
         self._settle(attempt_id)
+
+    def _release(self, shim: _Adopted) -> None:
+        self._loop.unwatch(shim.pidfd)
+        os.close(shim.pidfd)
+
+    def _sweep(self) -> None:
+        """Remove what shims that were killed have left behind. A FIFO stays while its job may write to it."""
+        attempts, fifos = self._state_dir / "attempts", self._state_dir / "fifos"
+        records = [kept for path in attempts.glob("*.json") if (kept := _read_or_none(str(path)))]
+        needed = {kept.get("fifo") for kept in records if not record.is_over(kept)}
+        for path in [*attempts.glob("*-*"), *(path for path in fifos.glob("*-*") if path.name not in needed)]:
+            pid, _, start = path.name.partition("-")
+            if pid.isdecimal() and start.isdecimal() and process_tree.identity(int(pid)) != (int(pid), int(start)):
+                path.unlink(missing_ok=True)
+
+    def _record_path(self, attempt_id: int) -> str:
+        return f"{self._state_dir}/attempts/{attempt_id}.json"
+
+    # ---- what is said ----------------------------------------------------------------------------
+
+    def _started(self, attempt_id: int, pid: int | None, at: float) -> None:
+        """Once for each attempt, whoever follows it."""
+        if pid is not None and attempt_id not in self._pids:
+            self._pids[attempt_id] = pid
+            self._emit(Started(attempt_id, pid, at))
 
     def _exited(self, attempt_id: int, ending: Ending) -> None:
         self._busy.pop(attempt_id, None)
         self._pids.pop(attempt_id, None)
         self._emit(Exited(attempt_id, ending))
 
+    def _lost(self, attempt_id: int, text: str) -> None:
+        self._exited(attempt_id, Ending(cause=Cause.LOST, text=text))
+
     def _not_started(self, attempt_id: int, reason: str) -> None:
         self._busy.pop(attempt_id, None)
         self._emit(NotStarted(attempt_id, reason))
-
-    def _sweep(self) -> None:
-        """Remove what shims that were killed have left behind. A FIFO stays while its job may write to it."""
-        records = [*(self._state_dir / "attempts").glob("*.json")]
-        needed = {kept.get("fifo") for path in records if (kept := _read_or_none(path)) and not kept.get("ending")}
-        for path in [*(self._state_dir / "attempts").glob("*-*"), *(self._state_dir / "fifos").glob("*-*")]:
-            pid, start = map(int, path.name.split("-"))
-            if process_tree.identity(pid) != (pid, start) and path.name not in needed:
-                path.unlink(missing_ok=True)
-
-    def _record_path(self, attempt_id: int) -> str:
-        return f"{self._state_dir}/attempts/{attempt_id}.json"
 
     # ---- small things ----------------------------------------------------------------------------
 
@@ -372,10 +318,11 @@ class Executor:
 
     def _later(self, callback: Callable[[], None]) -> None:
         """On the next turn of the loop, unless we have left by then."""
-        self._loop.call_at(0.0, self._if_open(callback))
+        self._at(0.0, callback)
 
-    def _if_open(self, callback: Callable[[], None]) -> Callable[[], None]:
-        return lambda: callback() if self._is_open else None
+    def _at(self, wait_s: float, callback: Callable[[], None]) -> None:
+        """After this time, unless we have left by then."""
+        self._loop.call_at(time.monotonic() + wait_s, lambda: callback() if self._is_open else None)
 
 
 def _ending(fields: dict[str, Any]) -> Ending:
@@ -384,16 +331,16 @@ def _ending(fields: dict[str, Any]) -> Ending:
     return Ending(**{**known, "cause": Cause(fields["cause"])})
 
 
-def _read_or_none(path: Path) -> record.Record | None:
+def _read_or_none(path: str) -> record.Record | None:
     with contextlib.suppress(OSError, ValueError):
-        return record.read(str(path))
+        return record.read(path)
     return None
 
 
-def _lost(text: str) -> Ending:
-    return Ending(cause=Cause.LOST, text=text)
-
-
-def _send_signal(pidfd: int, signum: int) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        signal.pidfd_send_signal(pidfd, signum)
+def _find_shim(kept: record.Record) -> int | None:
+    """A pidfd of the shim that has this record, if it lives. It is of this boot."""
+    pidfd = process_tree.open_process((kept["shim"], kept["shim_start"]))
+    if pidfd is not None and process_tree.has_ended(pidfd):
+        os.close(pidfd)
+        return None
+    return pidfd

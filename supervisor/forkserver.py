@@ -4,7 +4,7 @@ For jobd it is a multiprocessing process. That process becomes a fresh interpret
 nothing of jobd's (no lock, no descriptor, no threading module) and imports the shim only: it is small,
 and so is every shim that it forks. It can be started at any time.
 When jobd has gone it stays until nothing is left below it: should a shim be killed, its job comes here,
-not to init. It starts and stops nothing by its own decision. Asked by `supervisor.executor`.
+not to init, and is reaped here. It starts and stops nothing by its own decision. Asked by `supervisor.executor`.
 
 A request is one byte with one descriptor: the shim's end of a fresh channel to the executor.
 """
@@ -22,7 +22,7 @@ import signal
 import socket
 import sys
 
-from supervisor import child, libc, shim
+from supervisor import capture, child, libc, process_tree, reaper, record, shim
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 #: Signals of terminals and service managers. They are meant for jobd; nothing here ends by them.
 SIGNALS_OF_OTHERS = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
+#: Instead of a descriptor: there was none left for it.
+NO_DESCRIPTOR = -1
 #: What the fresh interpreter runs. It skips `site`, which costs 2 MB, so it is told where this package is.
 PROGRAM = "import sys; sys.path.append(sys.argv[1]); from supervisor.forkserver import serve; serve(*sys.argv[2:])"
 
@@ -55,36 +57,45 @@ def serve(channel_fd: str, state_dir: str) -> None:
     gc.collect()
     gc.freeze()  # the collector would touch, and so copy, every page that is shared with the shims
     has_master = True
-    while has_master or _has_children():
+    remains = Remains(places)
+    while has_master or remains.has_children():
         for fd, _ in poll.poll():
             if fd == wakeup_fd:
                 os.read(wakeup_fd, 4096)
-                _has_children()
+                remains.has_children()
                 continue
             end = _next_request(channel)
             if end is None:
                 poll.unregister(channel)
                 has_master = False
-            else:
+            elif end != NO_DESCRIPTOR:
                 _fork_shim(channel, end, places, stage)
+    remains.save_output()
 
 
 def _next_request(channel: socket.socket) -> int | None:
-    """The shim's end of its channel; None when jobd has gone."""
+    """The shim's end of its channel, or NO_DESCRIPTOR: then jobd sees it close; None when jobd has gone."""
     try:
         message, fds, _, _ = socket.recv_fds(channel, 1, 1)
     except ConnectionResetError:
         return None
-    return fds[0] if message and fds else None
+    if not message:
+        return None
+    return fds[0] if fds else NO_DESCRIPTOR
 
 
 def _fork_shim(channel: socket.socket, end: int, places: shim.Places, stage: child.Stage) -> None:
+    spare = NO_DESCRIPTOR
     try:
+        spare = os.dup(end)  # keeps a place for the pidfd
         pid = os.fork()
     except OSError as error:
+        if spare != NO_DESCRIPTOR:
+            os.close(spare)
         _answer(end, {"what": "not_started", "attempt": None, "reason": f"fork failed: {error.strerror}"}, [])
         return
     if pid:
+        os.close(spare)
         pidfd = os.pidfd_open(pid)
         _answer(end, {"what": "hello"}, [pidfd])
         os.close(pidfd)
@@ -116,14 +127,52 @@ def _answer(end: int, message: dict[str, object], fds: list[int]) -> None:
             pass  # jobd has gone
 
 
-def _has_children() -> bool:
-    """Reap the dead; False when there is nobody left."""
-    try:
-        while os.waitpid(-1, os.WNOHANG)[0]:
+class Remains:
+    """What killed shims leave: children to reap, with a status that is to be kept, and output that nobody reads yet."""
+
+    def __init__(self, places: shim.Places) -> None:
+        self._places = places
+        self._fifos: dict[str, int] = {}  # name -> a descriptor of it
+
+    def has_children(self) -> bool:
+        """Reap the dead; False when there is nobody left."""
+        try:
+            while (pid := reaper.next_ended()) is not None:
+                self._keep_output(pid)
+                reaper.bury(pid, self._places.attempts)
+        except ChildProcessError:
+            return False
+        return True
+
+    def _keep_output(self, pid: int) -> None:
+        """What is in the FIFO of a killed shim lasts as long as somebody has it open: until another shim has read it.
+
+        A shim that leaves by itself removes its own, and other processes have none.
+        """
+        for name in [name for name, fd in self._fifos.items() if not os.fstat(fd).st_nlink]:
+            os.close(self._fifos.pop(name))
+        who = process_tree.identity(pid)
+        if who is None:
+            return
+        name = f"{who[0]}-{who[1]}"
+        try:
+            flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
+            self._fifos[name] = os.open(f"{self._places.fifos}/{name}", flags)
+        except OSError:
             pass
-    except ChildProcessError:
-        return False
-    return True
+
+    def save_output(self) -> None:
+        """Before this process leaves: write into the logs what no other shim has come for."""
+        for name in self._fifos:
+            try:
+                kept = record.read(f"{self._places.attempts}/{name}")  # None: one has come
+                if kept and not record.is_over(kept):
+                    fifo = capture.Fifo(f"{self._places.fifos}/{name}")
+                    fifo.reopen()
+                    log = f"{self._places.logs}/{kept['log']}"
+                    capture.Capture(fifo, log, kept["terms"]["log_max_bytes"]).close()
+            except (OSError, ValueError):
+                pass
 
 
 def _settle_down(channel_fd: int, state_dir: str) -> int:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import select
 import signal
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 #: A process: pid, and start time in clock ticks since boot (field 22 of /proc/PID/stat).
 Identity = tuple[int, int]
@@ -28,8 +28,8 @@ def boot_id() -> str:
         return file.read().strip()
 
 
-def parent_and_start(pid: int) -> tuple[int, int] | None:
-    """Parent pid and start time of a process; None if there is no such process."""
+def _stat(pid: int) -> list[bytes] | None:
+    """Fields of /proc/PID/stat from the state on (man proc: field 3); None if there is no such process."""
     try:
         fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
@@ -40,8 +40,25 @@ def parent_and_start(pid: int) -> tuple[int, int] | None:
         return None
     finally:
         os.close(fd)
-    fields = text[text.rindex(b")") + 2 :].split()  # the name before it may hold anything, brackets too
-    return int(fields[1]), int(fields[19])
+    return text[text.rindex(b")") + 2 :].split()  # the name before it may hold anything, brackets too
+
+
+def parent_and_start(pid: int) -> tuple[int, int] | None:
+    """Parent pid and start time of a process; None if there is no such process."""
+    fields = _stat(pid)
+    return (int(fields[1]), int(fields[19])) if fields else None
+
+
+def state(who: Identity) -> str:
+    """R, S, D, T, Z …, as `ps` has them; empty if it has gone."""
+    fields = _stat(who[0])
+    return fields[0].decode() if fields and int(fields[19]) == who[1] else ""
+
+
+def leads_a_session(pid: int) -> bool:
+    """Whether it has made its own session, as the main process of each attempt has."""
+    fields = _stat(pid)
+    return fields is not None and int(fields[3]) == pid
 
 
 def identity(pid: int) -> Identity | None:
@@ -76,6 +93,17 @@ def has_ended(pidfd: int) -> bool:
     return bool(poll.poll(0))
 
 
+def living(since: int) -> dict[int, tuple[int, int]]:
+    """Parent and start time of every process that lives and was not started before `since` (clock ticks)."""
+    found: dict[int, tuple[int, int]] = {}
+    for name in os.listdir("/proc"):
+        if name.isdigit() and (fields := _stat(int(name))) and fields[0] not in (b"Z", b"X"):
+            start = int(fields[19])
+            if start >= since:
+                found[int(name)] = (int(fields[1]), start)
+    return found
+
+
 def descendants(root: int) -> list[Identity]:
     """All that is below `root` at this moment, as far as it can be seen, parents before their children.
 
@@ -98,14 +126,14 @@ def descendants(root: int) -> list[Identity]:
     return list(found)
 
 
-def signal_descendants(root: int, signals: Iterable[int]) -> None:
-    """Send the signals, in this order, once to everything below `root`; to nothing else, whatever pids do.
+def signal_all(walk: Callable[[], list[Identity]], signals: Iterable[int]) -> None:
+    """Send the signals, in this order, once to each process that `walk` finds; to nothing else, whatever pids do.
 
     Parents come first: a shell should not see its command die, and go on to the next, before it hears itself.
     """
     done: set[Identity] = set()
     for _ in range(MAX_ROUNDS):
-        new = [who for who in descendants(root) if who not in done]
+        new = [who for who in walk() if who not in done]
         if not new:
             return
         for who in new:

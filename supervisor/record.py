@@ -5,17 +5,23 @@ be taken only once. So an attempt id is executed at most once, whoever dies at w
 shim that takes the name may start it; a daemon that takes it has given the attempt up.
 Written by the shim and read by the executor. It need not survive power loss, so nothing is synced.
 
-Keys: attempt, shim and shim_start (identity of the shim), boot, fifo, log, started_at; then pid (main
-process) and ending (an Ending). `given_up` (why) says instead that nothing ran and nothing ever will.
+Keys: attempt, shim and shim_start (identity of the shim), boot, fifo, log, started_at, began_at (monotonic),
+and what another shim needs to take the attempt over: terms (an order.Terms) and env (what the job's
+processes can be known by). Then pid and pid_start (identity of the main process), and at last ending (an
+Ending). `given_up` (why) says instead that nothing ran and nothing ever will.
+
+The last bytes of the file tell the status of the main process, as key `main_exit`, from before it is
+reaped: by the shim, or by whoever has become the parent of that process when the shim was killed.
 """
 
 # pathlib is too large for the small processes
-# ruff: noqa: PTH108
+# ruff: noqa: PTH108, PTH120, PTH208
 
 from __future__ import annotations
 
 import json
 import os
+import time
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,8 +29,11 @@ if TYPE_CHECKING:
 
     Record = dict[str, Any]
 
-#: The size of a record from the beginning, so that it can be rewritten when the disk is full.
-RECORD_BYTES = 4096
+#: The size of the file from the beginning, so that it can be rewritten when the disk is full.
+FILE_BYTES = 4096
+#: The last of them are for the status of the main process.
+EXIT_BYTES = 128
+RECORD_BYTES = FILE_BYTES - EXIT_BYTES
 #: Longest text in an ending, in characters. JSON in UTF-8 makes at most 6 bytes of one.
 MAX_TEXT_CHARS = 500
 _to_json = json.JSONEncoder(ensure_ascii=False).encode
@@ -51,7 +60,7 @@ class Slot:
         if self._fd < 0:
             remove(self._path)
             self._fd = os.open(self._path, _SLOT_FLAGS, 0o600)
-        self.rewrite(record)
+        os.pwrite(self._fd, _encode(record) + b" " * EXIT_BYTES, 0)
         try:
             os.link(self._path, path)
         except FileExistsError:
@@ -60,7 +69,41 @@ class Slot:
 
     def rewrite(self, record: Record) -> None:
         """Replace the content in one write. OSError."""
-        os.pwrite(self._fd, _to_json(record).encode(errors="backslashreplace").ljust(RECORD_BYTES), 0)
+        os.pwrite(self._fd, _encode(record), 0)
+
+    def note_main_exit(self, status: dict[str, int]) -> None:
+        """Keep the status of the main process, should this process be killed before the attempt has ended. OSError."""
+        _note(self._fd, status)
+
+    def take_over(self, path: str) -> Record | None:
+        """Make the record at `path`, of a shim that was killed, this one's; it is left as it is.
+
+        None: another shim was quicker, nothing is to be taken over, or it cannot be done for now.
+        """
+        self.close()
+        try:
+            fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except OSError:
+            return None
+        try:
+            os.lockf(fd, os.F_TLOCK, 0)  # ours as long as we have it open; nothing else here opens it
+            record = _decode(os.pread(fd, FILE_BYTES, 0))
+            if not is_over(record):
+                remove(f"{os.path.dirname(path)}/{record['shim']}-{record['shim_start']}")
+                remove(self._path)
+                os.link(path, self._path)
+                self._fd, fd = fd, -1
+                return record
+        except (OSError, ValueError):
+            pass
+        finally:
+            if fd >= 0:
+                os.close(fd)
+        return None
+
+    def main_exit(self) -> dict[str, Any] | None:
+        """What `note_main_exit` has noted meanwhile."""
+        return _decode(os.pread(self._fd, FILE_BYTES, 0)).get("main_exit")
 
     def close(self) -> None:
         """Records stay."""
@@ -76,15 +119,39 @@ def read(path: str) -> Record | None:
     for _ in range(READ_TRIES):
         try:
             with open(path, "rb") as file:
-                record = json.loads(file.read(RECORD_BYTES))
-            if isinstance(record, dict):
-                return record
-            problem = ValueError("not a JSON object")
+                return _decode(file.read(FILE_BYTES))
         except FileNotFoundError:
             return None
         except ValueError as error:
             problem = error
     raise problem
+
+
+def is_over(record: Record) -> bool:
+    """It has ended, or never began and never will."""
+    return "given_up" in record or bool(record.get("ending"))
+
+
+def note_main_exit(folder: str, main: tuple[int, int], status: dict[str, int]) -> None:
+    """Keep the status of this process (pid, start time), if it was the main one of an attempt whose shim was killed.
+
+    Called before it is reaped, so once it has gone its status is here or nowhere. `status`: exit_code or signal.
+    """
+    for name in os.listdir(folder):
+        if not name.endswith(".json"):
+            continue
+        try:
+            fd = os.open(f"{folder}/{name}", os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except OSError:
+            continue
+        try:
+            record = _decode(os.pread(fd, FILE_BYTES, 0))
+            if (record.get("pid"), record.get("pid_start")) == main and not is_over(record):
+                _note(fd, status)
+        except (OSError, ValueError):
+            pass
+        finally:
+            os.close(fd)
 
 
 def claim(path: str, reason: str) -> bool:
@@ -94,6 +161,24 @@ def claim(path: str, reason: str) -> bool:
         return slot.take(path, {"given_up": reason})
     finally:
         slot.close()
+
+
+def _note(fd: int, status: dict[str, int]) -> None:
+    os.pwrite(fd, _to_json({**status, "at": time.time()}).encode().ljust(EXIT_BYTES), RECORD_BYTES)
+
+
+def _encode(record: Record) -> bytes:
+    return _to_json(record).encode(errors="backslashreplace").ljust(RECORD_BYTES)
+
+
+def _decode(text: bytes) -> Record:
+    """ValueError: it is not a record."""
+    record = json.loads(text[:RECORD_BYTES])
+    if not isinstance(record, dict):
+        raise ValueError("not a JSON object")
+    if noted := text[RECORD_BYTES:].strip():
+        record["main_exit"] = json.loads(noted)
+    return record
 
 
 def remove(path: str) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
+from supervisor import record
 from supervisor.core.events import Ending, Event, Exited, Halt, Launch, NotStarted, Signal, Started
 from supervisor.core.model import Job
 from supervisor.executor import Executor
@@ -85,8 +85,8 @@ class World:
         return self.log_path(attempt_id).read_text()
 
     def record(self, attempt_id: int) -> dict[str, Any]:
-        kept = json.loads((self.state_dir / f"attempts/{attempt_id}.json").read_text())
-        assert isinstance(kept, dict)
+        kept = record.read(f"{self.state_dir}/attempts/{attempt_id}.json")
+        assert kept
         return kept
 
     def turn_until(self, condition: Callable[[], Any]) -> Any:

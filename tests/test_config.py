@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import grp
 import os
 import pwd
 import signal
@@ -12,7 +13,7 @@ from textwrap import dedent
 import pytest
 
 from supervisor import __version__
-from supervisor.config import Checked, Config, ConfigError, Problem, check, load
+from supervisor.config import Access, Checked, Config, ConfigError, Group, Problem, check, load
 from supervisor.config.lines import key_lines
 from supervisor.config.problems import MAX_PROBLEMS
 from supervisor.config.times import system_timezone
@@ -168,6 +169,17 @@ def test_every_key_that_is_built(write: Write, tmp_path: Path) -> None:
         limits=Limits(memory_bytes=2_000_000_000, cpu_time_s=3600.0, open_files=1024, processes=200, nice=10),
         log_max_bytes=2**30,
     )
+
+
+def test_the_groups_of_roles_are_looked_up_when_the_file_is_read(write: Write) -> None:
+    write("")
+    assert load(MAIN).access is None
+    write("[access]")
+    assert load(MAIN).access == Access()
+    some, other = grp.getgrall()[:2]
+    write(f"[access]\nview = ['{some.gr_name}', '{other.gr_name}']\nadmin = ['{other.gr_name}']")
+    groups = Group(some.gr_name, some.gr_gid), Group(other.gr_name, other.gr_gid)
+    assert load(MAIN).access == Access(view=groups, admin=groups[1:])
 
 
 def test_jobs_stand_in_dependency_order(write: Write) -> None:
@@ -485,7 +497,12 @@ WRONG_FILES = [
         "jobs.toml:1: daemon.socket: a socket's path has at most 107 bytes, found 108; choose a shorter one",
     ),
     ("[daemon]\nkeep = { logs = '30d' }", f"jobs.toml:2: daemon.keep: {NOT_BUILT}"),
-    ("[access]\nview = ['jobs']", f"jobs.toml:1: access: {NOT_BUILT}"),
+    ("[access]\nview = 'root'", 'jobs.toml:2: access.view: expected a list of groups, found "root"'),
+    ("[access]\nview = ['root', 5]", "jobs.toml:2: access.view: expected the name of a group, found 5"),
+    (
+        "[access]\noperate = ['root', 'no-such-group']",
+        'jobs.toml:2: access.operate: this machine has no group "no-such-group"; make it with groupadd, or take it out',
+    ),
     (
         "[calendars.workdays]\nweekdays = 'mon-fri'\nalso = ['2026-12-27']",
         f"jobs.toml:1: calendars.workdays: {NOT_BUILT}",
@@ -531,7 +548,6 @@ UNBUILT_WRONG = [
     ("notify.o.on", "['faild']", f'expected one of {KINDS}, found "faild"; did you mean "failed"?'),
     ("notify.o.urls", "[5]", "expected text, found a number"),
     ("joblog.poll", "0", "expected a duration of at least 1s, found 0"),
-    ("access.view", "'jobs'", 'expected a list of texts, found "jobs"'),
 ]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import select
 import socket
 import stat
 import time
@@ -15,7 +16,7 @@ from typing import Any
 import pytest
 
 from supervisor import protocol
-from supervisor.control import Control, ControlError, Request, connection, server
+from supervisor.control import Control, ControlError, Peer, Request, connection, rota, server
 from supervisor.loop import Loop
 from tests.fake_daemon import DEADLINE_S, FakeDaemon, replying, silent
 
@@ -81,7 +82,8 @@ def call(method: str, call_id: object = 1, **params: object) -> bytes:
 def test_a_request_is_answered_under_its_id(daemon: FakeDaemon) -> None:
     nc = Nc(daemon.path).send(call("echo", "seven", names=["a"]))
     assert nc.line() == {"jsonrpc": "2.0", "id": "seven", "result": {"params": {"names": ["a"]}}}
-    assert daemon.requests[0][4:] == (os.getpid(), os.getuid(), os.getgid())
+    groups = frozenset({os.getgid(), *os.getgroups()})
+    assert daemon.requests[0].peer == Peer(os.getpid(), os.getuid(), groups)
 
 
 def test_requests_of_one_packet_and_of_many_are_told_apart(daemon: FakeDaemon) -> None:
@@ -127,6 +129,33 @@ def test_a_reply_over_the_limit_becomes_an_error(daemon: FakeDaemon, monkeypatch
 def test_a_thousand_requests_at_once_are_all_answered_in_order(daemon: FakeDaemon) -> None:
     nc = Nc(daemon.path).send(b"".join(call("echo", number) for number in range(1000)))
     assert [nc.line()["id"] for _ in range(1000)] == list(range(1000))
+
+
+def test_of_a_flood_of_lines_a_few_are_looked_at_in_a_turn(daemon: FakeDaemon) -> None:
+    turns = daemon.turns
+    nc = Nc(daemon.path).send(b"x\n" * 4_000)
+    nc.sock.shutdown(socket.SHUT_WR)
+    errors = [nc.line()["error"]["code"] for _ in range(4_000)]
+    assert set(errors) == {protocol.PARSE_ERROR}
+    assert nc.at_end()
+    assert daemon.turns - turns >= 4_000 / rota.MAX_LINES_PER_TURN
+
+
+def test_all_that_was_read_counts_though_its_client_reads_no_answers(daemon: FakeDaemon) -> None:
+    nc = Nc(daemon.path)
+    nc.sock.shutdown(socket.SHUT_RD)
+    nc.send(b"".join(call("echo", number) for number in range(50)) + b'{"half')
+    daemon.wait_for(lambda: len(daemon.requests) == 50)
+    daemon.wait_for(lambda: not daemon.control._connections)
+    assert daemon.gone == []
+
+
+def test_who_reads_no_answers_is_not_waited_for(daemon: FakeDaemon) -> None:
+    nc = Nc(daemon.path)
+    nc.sock.shutdown(socket.SHUT_RD)
+    nc.send(call("wait") + call("echo"))
+    daemon.wait_for(lambda: daemon.asked("echo"))
+    daemon.wait_for(lambda: daemon.gone == [daemon.asked("wait")[0].token])
 
 
 def test_requests_beyond_the_open_ones_wait_until_one_is_answered(daemon: FakeDaemon) -> None:
@@ -222,6 +251,40 @@ def test_one_client_too_many_is_told_busy_and_a_freed_place_is_given_again(daemo
     daemon.wait_for(served)
     for nc in crowd:
         nc.close()
+
+
+def test_clients_leave_most_descriptors_to_starts(path: str) -> None:
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (100, before[1]))
+    try:
+        with FakeDaemon(path) as daemon:
+            crowd = [Nc(daemon.path).send(PING) for _ in range(25)]
+            assert all(nc.line()["result"] for nc in crowd)
+            assert Nc(daemon.path).line()["error"]["message"] == "the daemon serves 25 connections already"
+            for nc in crowd:
+                nc.close()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+def test_strangers_share_a_few_places(path: str) -> None:
+    loop = Loop()
+    strangers = [True] * (server.MAX_STRANGERS + 1) + [False]
+    control = Control(
+        path,
+        loop,
+        lambda request: control.reply(request.token, {}),
+        lambda _token: None,
+        is_stranger=lambda _peer: strangers.pop(0),
+    )
+    crowd = [Nc(path).send(PING) for _ in strangers]
+    while strangers or not all(select.select([nc.sock], [], [], 0)[0] for nc in crowd):
+        loop.turn()
+    *served, turned_away, known = [nc.line() for nc in crowd]
+    assert all(answer["result"] == {} for answer in (*served, known))
+    assert turned_away["error"]["data"]["kind"] == "busy"
+    control.close()
+    loop.close()
 
 
 def subscribe(daemon: FakeDaemon, request: Request) -> None:
@@ -369,9 +432,21 @@ def test_the_socket_has_its_mode_and_its_folder_is_made(tmp_path: Path) -> None:
     path = tmp_path / "run" / "jobd" / "jobd.sock"
     loop, control = bind(str(path), 0o600)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o750
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o755
     control.close()
     assert not path.exists()
+    loop.close()
+
+
+def test_the_mode_can_change_and_only_of_the_own_socket(path: str) -> None:
+    loop, control = bind(path, 0o600)
+    control.set_mode(0o666)
+    assert stat.S_IMODE(Path(path).stat().st_mode) == 0o666
+    Path(path).rename(path + ".moved")
+    Path(path).touch(0o600)
+    control.set_mode(0o660)
+    assert stat.S_IMODE(Path(path).stat().st_mode) == 0o600
+    control.close()
     loop.close()
 
 

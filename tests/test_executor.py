@@ -10,10 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from supervisor import executor, process_tree, record
+from supervisor import pool, process_tree, record
 from supervisor.core.events import Cause, Exited, Halt, NotStarted, Started
 
-from .process_helpers import World, descriptors_of, lives, parent_of, processes_with, state_of, until
+from .process_helpers import World, descriptors_of, lives, parent_of, state_of, until
+
+BOOT = process_tree.boot_id()
 
 
 @pytest.fixture
@@ -62,15 +64,15 @@ def test_records_stay_until_they_are_forgotten(world: World) -> None:
 
 
 def test_few_idle_shims_are_kept(world: World) -> None:
-    attempts = [world.start("while [ ! -e go ]; do sleep 0.02; done") for _ in range(executor.POOL_KEEP + 5)]
+    attempts = [world.start("while [ ! -e go ]; do sleep 0.02; done") for _ in range(pool.POOL_KEEP + 5)]
     server = parent_of(shim_of(world, attempts[0]))
     for attempt in attempts:
         world.hear(Started, attempt)
-    assert len(children_of(server)) == executor.POOL_KEEP + 5
+    assert len(children_of(server)) == pool.POOL_KEEP + 5
     (world.state_dir / "go").touch()
     for attempt in attempts:
         world.end(attempt)
-    world.turn_until(lambda: len(children_of(server)) == executor.POOL_KEEP)
+    world.turn_until(lambda: len(children_of(server)) == pool.POOL_KEEP)
 
 
 def test_many_at_once(world: World) -> None:
@@ -135,20 +137,6 @@ def test_a_failing_fork_is_not_the_jobs_fault(world: World) -> None:
 # ---- processes of ours that die ------------------------------------------------------------------
 
 
-def test_a_killed_shim_means_lost(world: World) -> None:
-    attempt = world.start("sleep 1000", env={"MARK": str(world.state_dir)})
-    shim = shim_of(world, attempt)
-    os.kill(shim, signal.SIGKILL)
-    ending = world.end(attempt)
-    assert ending.cause is Cause.LOST
-    assert ending.text.startswith(f"its shim (pid {shim}) was killed")
-    assert len([event for event in world.of(attempt) if isinstance(event, Started)]) == 1
-    for pid in processes_with(f"MARK={world.state_dir}"):
-        os.kill(pid, signal.SIGKILL)
-    world.executor.forget(attempt)
-    world.turn_until(lambda: not left_behind(world))
-
-
 def test_a_killed_idle_shim_is_replaced(world: World) -> None:
     world.run("true")
     shim = world.record(1)["shim"]
@@ -207,7 +195,7 @@ def test_a_running_attempt_is_adopted(world: World) -> None:
     attempt = world.start("while [ ! -e go ]; do sleep 0.02; done; echo done; exit 4")
     pid = world.hear(Started, attempt).pid
     after = successor(world)
-    after.executor.recover([attempt])
+    after.executor.recover({attempt: BOOT})
     assert after.hear(Started, attempt).pid == pid
     assert after.executor.pid_of(attempt) == pid
     (world.state_dir / "go").touch()
@@ -227,7 +215,7 @@ def test_an_adopted_attempt_can_be_ended(world: World, how: Halt, cause: Cause, 
     attempt = world.start("exec sleep 1000", stop_timeout_s=0.1)
     world.hear(Started, attempt)
     after = successor(world)
-    after.executor.recover([attempt])
+    after.executor.recover({attempt: BOOT})
     after.hear(Started, attempt)
     after.halt(attempt, how)
     ending = after.end(attempt)
@@ -242,14 +230,14 @@ def test_an_attempt_that_ended_in_the_gap_is_told_once(world: World) -> None:
     (world.state_dir / "go").touch()
     until(lambda: not lives(server))
     after = World(world.state_dir)
-    after.executor.recover([attempt])
+    after.executor.recover({attempt: BOOT})
     assert after.end(attempt).exit_code == 4
     assert len(after.of(attempt)) == 1
     after.clean_up()
 
 
 def test_an_attempt_that_never_began_is_given_up_for_good(world: World) -> None:
-    world.executor.recover([7])
+    world.executor.recover({7: BOOT})
     world.hear(NotStarted, 7)
     world.start("touch ran", 7)  # as a late shim would
     world.turn_until(lambda: len(world.of(7)) == 2)
@@ -265,7 +253,7 @@ def test_a_start_that_the_daemon_leaves_behind_runs_wholly_or_never(world: World
         if attempt % 3:
             current.loop.turn(0.0)
         current = successor(current)
-        current.executor.recover([attempt])
+        current.executor.recover({attempt: BOOT})
         current.turn_until(lambda: any(not isinstance(e, Started) for e in current.of(attempt)))  # noqa: B023
         told += [event.attempt_id for event in current.of(attempt) if isinstance(event, Exited)]
         current.executor.forget(attempt)
@@ -279,7 +267,7 @@ def test_an_attempt_of_an_earlier_boot_is_lost(world: World) -> None:
     shim_of(world, attempt)
     kept = world.record(attempt)
     (world.state_dir / "attempts/99.json").write_text(record._to_json({**kept, "boot": "another"}))
-    world.executor.recover([99])
+    world.executor.recover({99: BOOT})
     ending = world.end(99)
     assert ending.cause is Cause.LOST
     assert "the machine went down" in ending.text
@@ -290,15 +278,23 @@ def test_a_reused_pid_is_not_adopted(world: World) -> None:
     shim_of(world, attempt)
     kept = world.record(attempt)
     stranger = process_tree.myself()
-    forged = {**kept, "shim": stranger[0], "shim_start": stranger[1] - 1}
+    forged = {
+        **kept,
+        "shim": stranger[0],
+        "shim_start": stranger[1] - 1,
+        "env": {"JOBD_RUN": "another"},
+        "fifo": "1-1",
+        "pid": None,
+        "terms": {**kept["terms"], "attempt": 99},
+    }
     (world.state_dir / "attempts/99.json").write_text(record._to_json(forged))
-    world.executor.recover([99])
+    world.executor.recover({99: BOOT})
     assert world.end(99).cause is Cause.LOST
 
 
 def test_a_damaged_record_is_named(world: World) -> None:
     (world.state_dir / "attempts/99.json").write_text("{")
-    world.executor.recover([99])
+    world.executor.recover({99: BOOT})
     ending = world.end(99)
     assert ending.cause is Cause.LOST
     assert "attempts/99.json" in ending.text

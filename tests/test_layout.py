@@ -29,8 +29,22 @@ IMPURE_NAMES = frozenset({"open", "print", "input", "exec", "eval", "compile", "
 IMPURE_METHODS = frozenset({"now", "utcnow", "today"})  # of datetime and date: they read the clock
 
 #: A module or package of supervisor/ is a room. These modules are part of another one.
-PARTS = {"cli": "__main__", "forkserver": "executor"} | dict.fromkeys(
-    ("capture", "child", "environment", "libc", "mounts", "order", "process_tree", "program", "record"), "shim"
+PARTS = {"cli": "__main__", "forkserver": "executor", "pool": "executor"} | dict.fromkeys(
+    (
+        "attempt",
+        "capture",
+        "child",
+        "environment",
+        "libc",
+        "mounts",
+        "order",
+        "process_tree",
+        "program",
+        "reaper",
+        "record",
+        "takeover",
+    ),
+    "shim",
 )
 #: Rooms that know nothing of this project; any other room may use them.
 LEAVES = frozenset({"loop", "protocol", "shim", "trust"})

@@ -118,7 +118,7 @@ def test_a_record_can_be_taken_once(tmp_path: Path) -> None:
     assert one.take(path, {"attempt": 5})
     assert not two.take(path, {"attempt": 5})
     assert not record.claim(path, "why")
-    assert Path(path).stat().st_size == record.RECORD_BYTES
+    assert Path(path).stat().st_size == record.FILE_BYTES
     one.rewrite({"attempt": 5, "text": "ä\udc80" * 250})
     assert record.read(path) == {"attempt": 5, "text": "ä\udc80" * 250}
     # A record that is still needed is not overwritten by the next one.
@@ -138,7 +138,7 @@ def test_descendants_are_found_both_ways(monkeypatch: pytest.MonkeyPatch) -> Non
     listed = process_tree.descendants(child.pid)
     monkeypatch.setattr(process_tree, "_KERNEL_LISTS_CHILDREN", False)
     scanned = process_tree.descendants(child.pid)
-    process_tree.signal_descendants(os.getpid(), (9,))
+    process_tree.signal_all(lambda: process_tree.descendants(os.getpid()), (9,))
     child.wait()
     child.stdout.close()
     assert len(listed) == 1

@@ -1,4 +1,4 @@
-"""The store keeps what the engine decides, over closing and opening, and refuses what it cannot read."""
+"""The store keeps what the engine decides, over closing and opening."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from supervisor.core.events import (
     DeleteAttempt,
     DeleteHold,
     Journal,
+    Save,
     SaveAttempt,
     SaveHold,
     SaveNode,
@@ -32,7 +33,7 @@ from supervisor.core.model import (
     State,
     Trigger,
 )
-from supervisor.store import MAX_ANSWERS, Store, StoreError
+from supervisor.store import MAX_ANSWERS, Store
 
 JOB = Job(
     name="load",
@@ -46,7 +47,8 @@ JOB = Job(
     finish=Finish.REPORT,
     limits=Limits(memory_bytes=1000),
 )
-DAG = Dag(name="nightly", timezone="Europe/Berlin", jobs=(JOB,))
+UPSTREAMS = tuple(Job(name=name, dag="nightly", command="true", dir="/") for name in ("extract", "probe"))
+DAG = Dag(name="nightly", timezone="Europe/Berlin", jobs=(*UPSTREAMS, JOB))
 
 
 def make_run(number: int = 1, dag: Dag = DAG, finished_at: float | None = None) -> Run:
@@ -63,6 +65,12 @@ def make_run(number: int = 1, dag: Dag = DAG, finished_at: float | None = None) 
 
 def make_node(run_id: int = 1, attempt_id: int | None = 1) -> Node:
     return Node(run_id=run_id, job="load", state=State.QUEUED, attempts=1, attempt_id=attempt_id, retry_at=9.5, tries=1)
+
+
+def save_run(run: Run, attempt_id: int | None = None) -> list[Save]:
+    """A whole run: the store takes no other for good."""
+    nodes = [Node(run_id=run.id, job=job.name, state=State.STOPPED) for job in run.dag.jobs]
+    return [SaveRun(run), *(SaveNode(make_node(run.id, attempt_id) if node.job == "load" else node) for node in nodes)]
 
 
 def make_attempt(number: int = 1, run_id: int = 1) -> Attempt:
@@ -86,23 +94,25 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def store(path: Path) -> Iterator[Store]:
-    opened = Store(path)
+    opened = Store(path, "boot")
     yield opened
     opened.close()
 
 
 def test_everything_is_as_it_was_after_closing_and_opening(store: Store, path: Path) -> None:
-    run, node, attempt = make_run(), make_node(), make_attempt()
+    run, attempt = make_run(), make_attempt()
+    saves = save_run(run, attempt.id)
     hold = Hold(name="load", by="me", at=4.0, reason="repair")
     entry = JournalEntry(id=1, at=5.0, kind="queued", run=run.name, job="load")
-    store.commit([SaveRun(run), SaveNode(node), SaveAttempt(attempt), SaveHold(hold), Journal(entry)])
+    store.commit([*saves, SaveAttempt(attempt), SaveHold(hold), Journal(entry)])
     store.close()
 
-    found = Store(path)
+    found = Store(path, "boot")
     snapshot = found.load()
 
     assert snapshot.runs == [run]
-    assert snapshot.nodes == [node]
+    nodes = [save.node for save in saves if isinstance(save, SaveNode)]
+    assert snapshot.nodes == sorted(nodes, key=lambda node: node.job)
     assert snapshot.attempts == [attempt]
     assert snapshot.holds == [hold]
     assert (snapshot.last_event_id, snapshot.last_run_id, snapshot.last_attempt_id) == (1, 1, 1)
@@ -111,16 +121,17 @@ def test_everything_is_as_it_was_after_closing_and_opening(store: Store, path: P
 
 
 def test_records_are_written_as_they_are_at_the_commit_and_overwrite_earlier_ones(store: Store) -> None:
-    node = make_node()
-    store.commit([SaveRun(make_run()), SaveNode(node), SaveAttempt(make_attempt())])
-    node.state = State.RUNNING
+    saves = save_run(make_run())
+    node = saves[1].node  # type: ignore[union-attr]
+    store.commit(saves)
+    node.state = State.BLOCKED
     store.commit([SaveNode(node), SaveNode(node)])
-    assert [each.state for each in store.load().nodes] == [State.RUNNING]
+    assert [each.state for each in store.load().nodes] == [State.BLOCKED, State.QUEUED, State.STOPPED]
 
 
 def test_only_unfinished_runs_and_the_newest_of_a_dag_are_loaded(store: Store) -> None:
     runs = [make_run(1, finished_at=1.0), make_run(2), make_run(3, finished_at=3.0), make_run(4, finished_at=4.0)]
-    store.commit([*map(SaveRun, runs), *(SaveNode(make_node(each.id, None)) for each in runs)])
+    store.commit([save for each in runs for save in save_run(each)])
     assert [each.id for each in store.load().runs] == [2, 4]
     assert [each.id for each in store.load_run("nightly@1").runs] == [1]
     assert store.load_run("nightly@9").runs == []
@@ -131,7 +142,7 @@ def test_only_unfinished_runs_and_the_newest_of_a_dag_are_loaded(store: Store) -
 def test_a_run_keeps_its_definitions_and_equal_ones_are_kept_once(store: Store, path: Path) -> None:
     changed = Dag(name="nightly", jobs=())
     same = Dag(name=DAG.name, timezone=DAG.timezone, jobs=DAG.jobs)
-    store.commit([SaveRun(make_run(1)), SaveRun(make_run(2, same)), SaveRun(make_run(3, changed))])
+    store.commit([*save_run(make_run(1)), *save_run(make_run(2, same)), *save_run(make_run(3, changed))])
     assert [each.dag for each in store.load().runs] == [DAG, DAG, changed]
     with sqlite3.connect(path) as reader:
         assert reader.execute("SELECT count(*) FROM definition").fetchone() == (2,)
@@ -141,7 +152,7 @@ def test_ids_of_deleted_attempts_are_not_given_again(store: Store, path: Path) -
     store.commit([SaveRun(make_run()), SaveAttempt(make_attempt(1)), SaveAttempt(make_attempt(2))])
     store.commit([DeleteAttempt(2)])
     store.close()
-    found = Store(path)
+    found = Store(path, "boot")
     assert found.load().last_attempt_id == 2
     assert found.attempt("load", None, 2) is None
     found.close()
@@ -152,7 +163,7 @@ def test_a_failed_commit_writes_nothing_and_the_next_one_works(store: Store) -> 
     with pytest.raises(sqlite3.IntegrityError):
         store.commit([SaveRun(make_run()), Journal(bad)])
     assert store.load().runs == []
-    store.commit([SaveRun(make_run())])
+    store.commit(save_run(make_run()))
     assert len(store.load().runs) == 1
 
 
@@ -179,19 +190,11 @@ def test_answers_are_kept_with_the_commit_and_the_oldest_go_first(store: Store) 
     assert store.answer("request 0") is None
 
 
-def test_a_newer_database_is_refused_and_left_alone(store: Store, path: Path) -> None:
-    store.close()
-    with sqlite3.connect(path) as other:
-        other.execute("PRAGMA user_version = 99")
-    other.close()
-    before = path.read_bytes()
-    with pytest.raises(StoreError, match=r"jobd\.db: is of schema version 99.*run the newer jobd"):
-        Store(path)
-    assert path.read_bytes() == before
-
-
-def test_a_file_that_is_no_database_is_refused_by_name_and_left_alone(path: Path) -> None:
-    path.write_bytes(b"not a database at all" * 100)
-    with pytest.raises(StoreError, match=r"jobd\.db: cannot be read.*backup"):
-        Store(path)
-    assert path.read_bytes() == b"not a database at all" * 100
+def test_an_attempt_keeps_the_boot_in_which_it_was_first_committed(path: Path) -> None:
+    before = Store(path, "before")
+    before.commit([SaveRun(make_run()), SaveAttempt(make_attempt(1))])
+    before.close()
+    after = Store(path, "after")
+    after.commit([SaveAttempt(make_attempt(1)), SaveAttempt(make_attempt(2))])
+    assert after.boots([1, 2, 3]) == {1: "before", 2: "after"}
+    after.close()

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from supervisor.config.access import Access, Group
 from supervisor.config.checks import check_tables, jobs_by_dag, upstreams_of
 from supervisor.config.files import read_sources
 from supervisor.config.keys import JOB, LIMITS, Keys
@@ -23,7 +24,7 @@ from supervisor.config.times import system_timezone
 from supervisor.core.graph import dependency_order
 from supervisor.core.model import Dag, Definitions, Job, Limits
 
-__all__ = ["Checked", "Config", "ConfigError", "DaemonSettings", "Problem", "check", "load"]
+__all__ = ["Access", "Checked", "Config", "ConfigError", "DaemonSettings", "Group", "Problem", "check", "load"]
 
 _COMPUTED = frozenset({"dir", "env_file", "limits", "timeout", "retry_max_delay"})
 #: Keys of a job that go into the model as they are read, with their names there.
@@ -48,6 +49,7 @@ class Config:
     sources: tuple[Path, ...]
     definitions: Definitions
     daemon: DaemonSettings
+    access: Access | None = None  # None: no roles
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +96,7 @@ def check(path: Path) -> Checked:
 def _build(path: Path, sources: tuple[Path, ...], tables: Tables) -> Config:
     daemon = tables.singles.get("daemon")
     settings: Mapping[str, Any] = daemon.value if daemon else {}
+    access = tables.singles.get("access")
     folder = path.absolute().parent
     timezone = settings.get("timezone") or system_timezone()
     dags = tables.named["dags"]
@@ -111,6 +114,7 @@ def _build(path: Path, sources: tuple[Path, ...], tables: Tables) -> Config:
             socket_mode=settings.get("socket_mode"),
             timezone=timezone,
         ),
+        access=Access(**access.value) if access else None,
     )
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from supervisor.config import job_values as job
 from supervisor.config import times
+from supervisor.config.access import group
 from supervisor.config.values import Reader, choice, flag, listing, name, number, octal, path, secret, size, text, whole
 from supervisor.config.values import user as account
 from supervisor.core.model import Finish
@@ -66,7 +67,6 @@ class Section:
 
 _exit_code = whole(0, 255)
 _names = listing(name, "names", most=MAX_LISTED)
-_words = listing(text(MAX_TAG_CHARS, min_chars=1), "texts", most=MAX_LISTED)
 
 DAEMON: Keys = {
     "state_dir": Key(path),
@@ -80,7 +80,7 @@ DAEMON: Keys = {
     ),
 }
 
-ACCESS: Keys = {"view": Key(_words), "operate": Key(_words), "admin": Key(_words)}
+ACCESS: Keys = dict.fromkeys(("view", "operate", "admin"), Key(listing(group, "groups", most=MAX_LISTED)))
 
 CALENDAR: Keys = {
     "weekdays": Key(times.weekdays),
@@ -169,7 +169,7 @@ JOBLOG: Keys = {
 SECTIONS: Mapping[str, Section] = {
     "include": Section(Key(lambda patterns: patterns), main_only=True),  # read by supervisor.config.files
     "daemon": Section(Key(DAEMON), main_only=True),
-    "access": Section(Key(ACCESS, built=False), main_only=True),
+    "access": Section(Key(ACCESS), main_only=True),
     "defaults": Section(Key(JOB), main_only=True),
     "pools": Section(Key(whole(1, MAX_POOL_SLOTS)), named=True),
     "calendars": Section(Key(CALENDAR, built=False), named=True),

@@ -8,13 +8,14 @@ requests or JSON beyond the error lines of its own. Called by `server` only.
 from __future__ import annotations
 
 import socket
-import struct
 import time
 from collections import deque
 from collections.abc import Callable
 from functools import partial
 
 from supervisor import protocol
+from supervisor.control.peer import Peer
+from supervisor.control.rota import Rota
 from supervisor.loop import Loop, Timer
 
 #: One read; also what a client can make us hold of requests that are not yet looked at.
@@ -38,20 +39,23 @@ class Connection:
     """
 
     __slots__ = (
-        *("_closing", "_finished", "_heard", "_interest", "_lines", "_loop", "_on_closed", "_on_line"),
-        *("_sent_of_first", "_sock", "_streamed_bytes", "_timer", "_timer_is_for", "_unsent", "_unsent_bytes"),
-        *("closed", "fd", "peer", "tokens"),
+        *("_closing", "_deaf", "_finished", "_has_turn", "_heard", "_interest", "_lines", "_loop", "_on_closed"),
+        *("_on_line", "_rota", "_sent_of_first", "_sock", "_streamed_bytes", "_timer", "_timer_is_for"),
+        *("_unsent", "_unsent_bytes", "closed", "fd", "peer", "tokens"),
     )
 
     def __init__(
         self,
         sock: socket.socket,
+        peer: Peer,
         loop: Loop,
+        rota: Rota,
         on_line: Callable[[Connection, bytes], None],
         on_closed: Callable[[Connection], None],
     ) -> None:
         self._sock = sock
         self._loop = loop
+        self._rota = rota
         self._on_line = on_line
         self._on_closed = on_closed
         self._lines = protocol.LineSplitter(protocol.MAX_REQUEST_BYTES)
@@ -60,6 +64,8 @@ class Connection:
         self._streamed_bytes = 0  # the part of them that is streams
         self._sent_of_first = 0  # bytes of the first unsent line that are gone already
         self._heard = False  # a first line came
+        self._has_turn = False  # a line of it is looked at when its turn comes; until then nothing more is read
+        self._deaf = False  # it reads no more
         self._finished = False  # it sends no more, but may still read
         self._closing = False  # it is closed when all is sent
         self._interest = (False, False)
@@ -68,8 +74,7 @@ class Connection:
         self.closed = False
         self.fd = sock.fileno()
         self.tokens: set[int] = set()
-        credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-        self.peer: tuple[int, int, int] = struct.unpack("3i", credentials)  # pid, uid, gid
+        self.peer = peer
         self._settle()
 
     # -- out -------------------------------------------------------------------------------------
@@ -87,11 +92,10 @@ class Connection:
             self._enqueue(line, streamed=True)
 
     def resume(self) -> None:
-        """An open request was answered: look at the lines that had to wait for that, on a turn of the loop."""
-        if not self.closed and len(self._lines) and not self._interest[0]:
-            self._loop.call_at(0.0, self._look_at_lines)
-        else:
-            self._settle()
+        """An open request was answered: look at the lines that had to wait for that."""
+        if len(self._lines) and not self._interest[0]:
+            self._take_turn()
+        self._settle()
 
     def dismiss(self, last_line: bytes) -> None:
         """Say one last thing, then close."""
@@ -138,12 +142,23 @@ class Connection:
         except BlockingIOError:
             pass
         except OSError:
-            self.drop()
+            self._hear_out()
             return
         if not self._unsent:
             self.resume()
         else:
             self._settle()
+
+    def _hear_out(self) -> None:
+        """It reads no more: forget all answers. But what was read of it still counts."""
+        while self._unsent:
+            self._count(*self._unsent.pop(), -1)
+        self._sent_of_first = 0
+        if not self._finished:
+            self._finished = True
+            self._lines.feed_end()
+        self._deaf = True
+        self.resume()
 
     def _give_up(self) -> None:
         """It does not read what it asked for: forget all that waits, but finish a line that is half sent."""
@@ -157,7 +172,7 @@ class Connection:
         """The other end is closed both ways. What it sent before that still counts, unless it had to wait."""
         if self._interest[0]:
             self._read()
-        if not self._interest[0]:
+        if not (self._interest[0] or self._has_turn):
             self.drop()
 
     def _read(self) -> None:
@@ -173,21 +188,28 @@ class Connection:
         else:
             self._lines.feed_end()
             self._finished = True
-        self._look_at_lines()
+        self._take_turn()
+        self._settle()
 
-    def _look_at_lines(self) -> None:
-        while not (self.closed or self._closing or self._is_clogged()):
+    def _take_turn(self) -> None:
+        if not self._has_turn:
+            self._has_turn = True
+            self._rota.join(self._look_at_line)
+
+    def _look_at_line(self) -> None:
+        self._has_turn = False
+        if not (self.closed or self._closing or self._is_clogged()):
             try:
                 line = self._lines.next_line()
             except protocol.LineTooLongError:
                 message = f"the line is longer than {protocol.MAX_REQUEST_BYTES} bytes"
                 self.dismiss(_error_line("too_long", message, "send less at once; connect again"))
                 return
-            if line is None:
-                break
-            self._heard = True
-            self._disarm()
-            self._on_line(self, line)
+            if line is not None:
+                self._heard = True
+                self._disarm()
+                self._take_turn()  # for the next one
+                self._on_line(self, line)
         self._settle()
 
     def _is_clogged(self) -> bool:
@@ -200,11 +222,11 @@ class Connection:
         """Bring watches and timer in line with what is expected of the client; close it if that is nothing."""
         if self.closed:
             return
-        done = self._finished and not self.tokens and not len(self._lines)
+        done = self._finished and not len(self._lines) and (self._deaf or not self.tokens)
         if not self._unsent and (self._closing or done):
             self.drop()
             return
-        reads = not (self._finished or self._closing or self._is_clogged())
+        reads = not (self._finished or self._closing or self._has_turn or self._is_clogged())
         interest = (reads, bool(self._unsent))
         if interest != self._interest:
             self._interest = interest

@@ -1,8 +1,8 @@
 """The control socket: bytes in, requests out; replies in, bytes out.
 
 Owns the Unix socket, its clients, and the requests that are still open. Knows no command: what a method
-means, who may call it and what comes back is the daemon's business. Called by `supervisor.daemon`; runs
-on `supervisor.loop`; leaves each client's bytes and limits to `connection`.
+means, who may call it and what comes back is the daemon's business; it is told only who is a stranger.
+Called by `supervisor.daemon`; runs on `supervisor.loop`; leaves each client's bytes and limits to `connection`.
 
 `on_request` and `on_gone` are called on a turn of the loop, never from within `reply`, `refuse`,
 `notify` or `end`; so the daemon need not expect a callback while it hands out answers.
@@ -13,21 +13,30 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import resource
 import select
 import socket
 import stat
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from supervisor import protocol
 from supervisor.control.connection import READ_BYTES, Connection
+from supervisor.control.peer import Peer, peer_of
+from supervisor.control.rota import Rota
 from supervisor.loop import Loop
 
+#: Clients may take one in so many of the descriptors that this process may have: starts need the others.
+DESCRIPTORS_PER_CLIENT = 4
+#: Places that strangers may take, all of them together: they must not keep out those who may do something.
+MAX_STRANGERS = 16
 #: Connections taken in one turn of the loop.
 MAX_ACCEPTS_PER_TURN = 64
+#: Connections that the kernel keeps until they are taken; the next one has to wait, or to try again.
+MAX_WAITING = 1024
 #: How long accepting rests when descriptors or memory have run out.
 ACCEPT_PAUSE_S = 0.5
 #: Bytes of an AF_UNIX path (108 with the closing zero).
@@ -41,15 +50,13 @@ class ControlError(Exception):
 
 
 class Request(NamedTuple):
-    """Someone wants something. `token` is where the answer goes; pid, uid and gid are the kernel's word."""
+    """Someone wants something. `token` is where the answer goes; `peer` is the kernel's word."""
 
     token: int
     method: str
     params: dict[str, Any]
     request_id: str | None
-    pid: int
-    uid: int
-    gid: int
+    peer: Peer
 
 
 class _Open(NamedTuple):
@@ -62,6 +69,7 @@ class _Open(NamedTuple):
 class Control:
     """The listening socket and its clients. Bound and listening once made; raises ControlError.
 
+    `is_stranger`: whether a client may do nothing, and so has to leave the places to others.
     A request's token stays open until `reply` or `refuse`; with `reply(…, more=True)` until `end`, and
     `notify` may be called in between. Unknown tokens (their client has gone) are ignored everywhere.
     """
@@ -73,12 +81,17 @@ class Control:
         on_request: Callable[[Request], None],
         on_gone: Callable[[int], None],
         mode: int = 0o660,
+        is_stranger: Callable[[Peer], bool] = lambda _peer: False,
     ) -> None:
         self._path = path
         self._loop = loop
         self._on_request = on_request
         self._on_gone = on_gone
+        self._is_stranger = is_stranger
+        self._max_connections = _max_connections()
+        self._rota = Rota(loop)
         self._connections: dict[int, Connection] = {}  # by descriptor
+        self._strangers: set[int] = set()  # their descriptors
         self._open: dict[int, _Open] = {}  # by token
         self._last_token = 0
         self._listener = _listen(path, mode)
@@ -118,6 +131,18 @@ class Control:
         if request := self._open.pop(token, None):
             self._release(token, request.connection)
 
+    def open_requests(self) -> Iterator[tuple[int, str, Peer]]:
+        """Token, method and sender of all that may still be answered."""
+        for token, request in list(self._open.items()):
+            yield token, request.call.method, request.connection.peer
+
+    # -- the socket ------------------------------------------------------------------------------
+
+    def set_mode(self, mode: int) -> None:
+        """Who may connect from now on. Clients stay, and so may those that wait to be taken. OSError."""
+        if os.lstat(self._path).st_ino == self._inode:  # not another one's by now
+            os.chmod(self._path, mode)  # noqa: PTH101
+
     def close(self) -> None:
         """Close every connection and take the socket away."""
         for fd in (self._listener.fileno(), self._hangups.fileno()):
@@ -155,7 +180,7 @@ class Control:
         token = self._last_token
         self._open[token] = _Open(connection, call)
         connection.tokens.add(token)
-        self._on_request(Request(token, call.method, call.params, call.request_id, *connection.peer))
+        self._on_request(Request(token, call.method, call.params, call.request_id, connection.peer))
 
     # -- coming and going ------------------------------------------------------------------------
 
@@ -171,11 +196,19 @@ class Control:
                     return
                 continue  # it gave up before we came
             sock.setblocking(False)
-            if len(self._connections) >= protocol.MAX_CONNECTIONS:
-                _turn_away(sock)
-            else:
-                self._hangups.register(sock.fileno(), 0)
-                self._connections[sock.fileno()] = Connection(sock, self._loop, self._take, self._forget)
+            self._admit(sock, peer_of(sock))
+
+    def _admit(self, sock: socket.socket, peer: Peer) -> None:
+        """Give it a place, if there is one for the likes of it."""
+        is_stranger = self._is_stranger(peer)
+        has_place = len(self._connections) < self._max_connections
+        if not has_place or (is_stranger and len(self._strangers) >= MAX_STRANGERS):
+            _turn_away(sock, len(self._connections))
+            return
+        self._hangups.register(sock.fileno(), 0)
+        if is_stranger:
+            self._strangers.add(sock.fileno())
+        self._connections[sock.fileno()] = Connection(sock, peer, self._loop, self._rota, self._take, self._forget)
 
     def _pause_accepting(self) -> None:
         """Without a descriptor to accept with, the listener would be readable for ever: rest a while."""
@@ -194,15 +227,23 @@ class Control:
     def _forget(self, connection: Connection) -> None:
         """It is closed: whatever it still asked for is reported as gone."""
         del self._connections[connection.fd]
+        self._strangers.discard(connection.fd)
         self._hangups.unregister(connection.fd)
         for token in connection.tokens:
             if self._open.pop(token, None):
                 self._loop.call_at(0.0, partial(self._on_gone, token))
 
 
-def _turn_away(sock: socket.socket) -> None:
+def _max_connections() -> int:
+    soft, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY:
+        return protocol.MAX_CONNECTIONS
+    return max(1, min(protocol.MAX_CONNECTIONS, soft // DESCRIPTORS_PER_CLIENT))
+
+
+def _turn_away(sock: socket.socket, served: int) -> None:
     """One client too many: say so, and take what it sent, lest the close look like a reset to it."""
-    message = f"the daemon serves {protocol.MAX_CONNECTIONS} connections already"
+    message = f"the daemon serves {served} connections already"
     line = protocol.encode_error(None, protocol.REFUSED, "busy", message, "try again in a moment")
     with sock, contextlib.suppress(OSError):
         sock.send(line)
@@ -218,14 +259,15 @@ def _listen(path: str, mode: int) -> socket.socket:
         folder = Path(path).parent
         if not folder.is_dir():
             folder.parent.mkdir(parents=True, exist_ok=True)
-            folder.mkdir(mode=0o750)
+            folder.mkdir()
+            folder.chmod(0o755)  # whom the socket is for, its own mode says
         _clear_the_way(path)
         before = os.umask(0o777 & ~mode)
         try:
             sock.bind(path)
         finally:
             os.umask(before)
-        sock.listen(protocol.MAX_CONNECTIONS)
+        sock.listen(MAX_WAITING)
     except OSError as error:
         sock.close()
         raise ControlError(f"cannot make the socket {path}: {error.strerror}: check the folder and its owner") from None

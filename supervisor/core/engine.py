@@ -26,6 +26,7 @@ from supervisor.core.events import (
     Leave,
     NotStarted,
     Now,
+    Refused,
     Requested,
     SaveHold,
     Started,
@@ -112,6 +113,8 @@ class Engine:
                     self.ledger.reply(event.token, answer)
             case NotStarted():
                 self.attempts.not_started(event)
+            case Refused():
+                self.ledger.note("refused", text=event.text, by=event.by)
             case Dropped():
                 self.waiters.drop(event.token)
             case Configured():

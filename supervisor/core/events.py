@@ -88,6 +88,14 @@ class Requested:
 
 
 @dataclass(frozen=True, slots=True)
+class Refused:
+    """Someone asked for what he may not do. Nothing follows but an entry in the journal."""
+
+    text: str
+    by: str
+
+
+@dataclass(frozen=True, slots=True)
 class Dropped:
     """Whoever held this token is gone; nobody waits for the reply any more."""
 
@@ -112,7 +120,7 @@ class TimeReached:
     """The deadline that the engine named has come (or may have)."""
 
 
-Event = Started | Exited | NotStarted | Requested | Dropped | Configured | Booted | TimeReached
+Event = Started | Exited | NotStarted | Requested | Refused | Dropped | Configured | Booted | TimeReached
 
 
 # ---- decisions: what to do ---------------------------------------------------------------------

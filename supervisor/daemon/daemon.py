@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from supervisor import __version__, api, config
+from supervisor import __version__, api, config, libc, process_tree
 from supervisor.config import Config
 from supervisor.control import Control, ControlError
 from supervisor.core import commands, views
@@ -37,6 +37,7 @@ from supervisor.core.events import (
     TimeReached,
 )
 from supervisor.core.model import ACTIVE, Definitions, Job, JournalEntry
+from supervisor.daemon.access import Access
 from supervisor.daemon.answers import Answers
 from supervisor.daemon.desk import NOBODY, Answer, Desk
 from supervisor.daemon.state_dir import UnsafeError, hold, pid_file
@@ -49,7 +50,8 @@ log = logging.getLogger("jobd")
 
 #: A commit that failed is tried again after this time.
 COMMIT_RETRY_S = 1.0
-DEFAULT_SOCKET_MODE = 0o660
+#: With roles the socket is open to everyone: a stranger is told what he lacks.
+DEFAULT_SOCKET_MODE, SOCKET_MODE_WITH_ROLES = 0o660, 0o666
 #: Kinds of journal entries that go to the daemon's own log, besides those of runs; `jobctl events` has all.
 _LOGGED = {"failed", "lost", "retrying", "start_refused", "command", "refused", "held", "released", "report"}
 _LOGGED_AS_WARNING = {"failed", "lost", "start_refused", "run_failed"}
@@ -84,7 +86,7 @@ class Daemon:
         self._retry_at = 0.0  # monotonic; not before this is it tried again
         try:
             self._lock = hold(paths.state_dir)
-            self._store = Store(paths.state_dir / "jobd.db")
+            self._store = Store(paths.state_dir / "jobd.db", process_tree.boot_id())
         except (StoreError, UnsafeError) as error:
             raise SetUpError(str(error)) from error
         except OSError as error:
@@ -92,20 +94,35 @@ class Daemon:
         self._loop = Loop()
         self._engine = Engine(configuration.definitions, self._store.has_run)
         self._executor = Executor(paths.state_dir, Path(paths.socket), self._loop, self._inbox.append)
-        self._executor.open()
-        self._engine.restore(self._store.load(), _now())
-        self._executor.recover(self._engine.under_way())
+        self._recover()
         self._inbox += [Configured(configuration.definitions), Booted()]
-        self._desk = Desk(self._store.answer, self._on_command, self._on_query)
+        self._access = Access(self._engine, self._bring_in)
+        self._access.configure(configuration.access, _users(configuration.definitions, self._engine))
+        self._desk = Desk(self._access, self._store.answer, self._on_command, self._on_query, self._inbox.append)
         self._control = self._open_socket()
         self._streams = Streams(self._control, self._store, self._loop, self._engine.last_event_id)
         self._answers = Answers(self._engine, self._store, self._streams, paths.state_dir / "logs", self._bring_in)
 
+    def _recover(self) -> None:
+        """Take up what the last daemon left: its decisions, and the attempts under way."""
+        try:
+            self._engine.restore(self._store.load(), _now())
+        except StoreError as error:
+            raise SetUpError(str(error)) from error
+        libc.become_subreaper(b"jobd")
+        self._loop.on_signal(signal.SIGCHLD, self._executor.reap)
+        self._executor.open()
+        self._executor.recover(self._store.boots(self._engine.under_way()))
+        for attempt_id in self._store.settled(self._executor.recorded()):
+            self._executor.forget(attempt_id)  # it was committed, and then that daemon died
+
     def _open_socket(self) -> Control:
         mode = self._config.daemon.socket_mode
-        mode = DEFAULT_SOCKET_MODE if mode is None else mode
+        if mode is None:
+            mode = SOCKET_MODE_WITH_ROLES if self._access.has_roles else DEFAULT_SOCKET_MODE
+        strangers = self._access.is_stranger
         try:
-            control = Control(self._paths.socket, self._loop, self._desk.on_request, self._on_gone, mode)
+            control = Control(self._paths.socket, self._loop, self._desk.on_request, self._on_gone, mode, strangers)
         except ControlError as error:
             raise SetUpError(str(error)) from error
         self._desk.control = control
@@ -263,11 +280,33 @@ class Daemon:
             return
         self._config = checked.config
         self._inbox.append(Configured(checked.config.definitions, by))
+        self._change_access()
         self._queries.append(lambda: self._desk.answer(token, answer))  # after the change has been committed
+
+    def _change_access(self) -> None:
+        """Roles as they are configured now; for what is open already, as soon as all of this turn is open."""
+
+        def end_what_is_not_allowed() -> None:
+            for token in self._desk.end_what_is_not_allowed():
+                self._on_gone(token)
+
+        self._access.configure(self._config.access, _users(self._config.definitions, self._engine))
+        if self._access.has_roles and self._config.daemon.socket_mode is None:
+            try:
+                self._control.set_mode(SOCKET_MODE_WITH_ROLES)
+            except OSError as error:
+                log.error("the socket cannot be opened to everyone who has a role: %s", error)
+        self._queries.append(end_what_is_not_allowed)
 
 
 def _now() -> Now:
     return Now(time.time(), time.monotonic())
+
+
+def _users(definitions: Definitions, engine: Engine) -> set[str]:
+    """Whom jobs run as: those that are defined, and those that began under an older configuration."""
+    under_way = (launch.job for launch in engine.under_way().values())
+    return {job.user for job in (*_jobs(definitions).values(), *under_way) if job.user}
 
 
 def _log_entry(entry: JournalEntry) -> None:

@@ -1,13 +1,14 @@
 """The desk: requests of clients come in typed, answers go out; a request that is repeated gets its first answer.
 
 Knows the socket and the shapes of requests, not what they do: commands become events for the engine,
-questions wait until the turn has been committed.
+questions wait until the turn has been committed. What a caller may not do goes no further.
 """
 
 from __future__ import annotations
 
 import logging
 import pwd
+import time
 from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 from typing import Any
@@ -15,9 +16,10 @@ from typing import Any
 import msgspec
 
 from supervisor import api, protocol
-from supervisor.control import Control, Request
-from supervisor.core.commands import Command
-from supervisor.core.events import Refusal, Reply, Requested
+from supervisor.control import Control, Peer, Request
+from supervisor.core.commands import Command, Wait
+from supervisor.core.events import Refusal, Refused, Reply, Requested
+from supervisor.daemon.access import Access, Refusals
 
 log = logging.getLogger("jobd")
 
@@ -28,18 +30,23 @@ NOBODY = 0
 
 
 class Desk:
-    """Between the control socket and the turn. `take_command` and `take_query` are called on a turn of the loop."""
+    """Between the control socket and the turn. The `take_…` are called on a turn of the loop."""
 
     def __init__(
         self,
+        access: Access,
         stored_answer: Callable[[str], bytes | None],
         take_command: Callable[[Requested], None],
         take_query: Callable[[int, api.Query, str], None],
+        take_refused: Callable[[Refused], None],
     ) -> None:
         self.control: Control | None = None  # as soon as it is open
+        self._access = access
+        self._refusals = Refusals()
         self._stored_answer = stored_answer
         self._take_command = take_command
         self._take_query = take_query
+        self._take_refused = take_refused
         self._repeatable: dict[int, str] = {}  # token -> request id, until answered
         self._same_request: dict[str, list[int]] = {}  # request id -> further tokens that want its answer
 
@@ -50,14 +57,35 @@ class Desk:
         except api.ParamsError as error:
             self.answer(request.token, Refusal(error.code, error.kind, str(error), error.hint))
             return
-        by = name_of(request.uid)
+        if not self._access.allows(request.peer, request.method):
+            own_report = self._access.as_own_report(request.peer, asked)
+            if own_report is None:
+                self._refuse(request.token, request.peer, request.method, asked)
+                return
+            asked = own_report
+        by = name_of(request.peer.uid)
         if isinstance(asked, Command):
             # An id is its sender's own: nobody gets another one's answers by guessing.
-            known = f"{request.uid}:{request.request_id}" if request.request_id is not None else None
-            if known is None or not self._is_repeat(request.token, known):
+            known = f"{request.peer.uid}:{request.request_id}" if request.request_id is not None else None
+            # To wait changes nothing; who asks again waits again.
+            if known is None or isinstance(asked, Wait) or not self._is_repeat(request.token, known):
                 self._take_command(Requested(request.token, asked, by))
         else:
             self._take_query(request.token, asked, by)
+
+    def end_what_is_not_allowed(self) -> list[int]:
+        """Refuse what goes on of those who may no longer look; the tokens. What changes something was judged before."""
+        ended = []
+        for token, method, peer in self.control.open_requests() if self.control else ():
+            if api.METHODS[method].role is api.Role.VIEW and not self._access.allows(peer, method):
+                self._refuse(token, peer, method, None)
+                ended.append(token)
+        return ended
+
+    def _refuse(self, token: int, peer: Peer, method: str, asked: object) -> None:
+        self.answer(token, self._access.refusal(peer, method))
+        if entry := self._refusals.entry(peer, method, asked, time.monotonic()):
+            self._take_refused(entry)
 
     def answer(self, token: int, answer: Answer) -> None:
         """Send an answer to whoever asked, and to whoever asked the same again."""

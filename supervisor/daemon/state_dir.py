@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 from supervisor.trust import weakness
 
+log = logging.getLogger("jobd")
+
+#: What we write there, besides the database and its files.
+_NAMES = ("attempts", "fifos", "logs", "lock", "shims.log")
+
 
 class UnsafeError(Exception):
-    """Others could tamper with the state directory."""
+    """Others could tamper with the state directory, or a part of it is missing."""
 
 
 class HeldError(Exception):
@@ -32,6 +38,7 @@ def hold(state_dir: Path) -> int:
     except BlockingIOError:
         os.close(lock)
         raise HeldError(f"{state_dir}: another jobd holds this state directory; stop it first") from None
+    _check_whole(state_dir)
     return lock
 
 
@@ -39,20 +46,32 @@ def _check(state_dir: Path) -> None:
     """Others must not be able to put links or files of theirs where we write."""
     if problem := weakness(str(state_dir)):
         raise UnsafeError(f"not a safe state directory: {problem}")
-    for name in ("attempts", "fifos", "logs", "lock", "jobd.db", "jobd.db-wal", "shims.log"):
-        path = state_dir / name
+    names = (*_NAMES, *(path.name for path in state_dir.glob("jobd.db*")))
+    for path in map(state_dir.joinpath, names):
         if path.is_symlink():
             raise UnsafeError(f"{path} is a link; jobd's state must be in its own folder: remove it")
 
 
+def _check_whole(state_dir: Path) -> None:
+    """A database that is gone must not become a new one while jobs of the old one may run: they would run twice."""
+    database, attempts = state_dir / "jobd.db", state_dir / "attempts"
+    if not database.exists() and any(attempts.glob("*.json")):
+        problem = f"{database} is missing, but {attempts} has records of jobs that may still run"
+        raise UnsafeError(f"{problem}: put the database back, or, once they have ended, remove the records")
+
+
 @contextlib.contextmanager
 def pid_file(path: Path | None) -> Iterator[None]:
-    """Our process id in that file, as long as we run."""
+    """Our process id in that file, as long as we run. Jobs matter more: without room for it we serve all the same."""
     if path is None:
         yield
         return
-    path.write_text(f"{os.getpid()}\n")
+    try:
+        path.write_text(f"{os.getpid()}\n")
+    except OSError as error:
+        log.warning("%s: cannot be written as the pid file: %s", path, error.strerror)
     try:
         yield
     finally:
-        path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            path.unlink()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
+from typing import Any
 
 from supervisor.core.engine import Engine
 from supervisor.core.events import (
@@ -33,7 +34,9 @@ class FakeStore:
         self.holds: dict[str, Hold] = {}
         self.journal: list[JournalEntry] = []
         self.folded: dict[tuple[str, str], State] = {}  # run name, job -> state, by the journal alone
+        self.folded_runs: dict[str, str] = {}  # run name -> state, by the journal alone
         self.last_attempt_id = 0
+        self.answers: dict[str, Any] = {}  # request id -> what it was answered
 
     def has_run(self, name: str) -> bool:
         return any(run.name == name for run in self.runs.values())
@@ -71,6 +74,9 @@ class FakeStore:
         last = self.journal[-1].id if self.journal else 0
         assert entry.id == last + 1, f"the journal goes from {last} to {entry.id}"
         self.journal.append(entry)
+        if entry.run is not None and entry.job is None:
+            told = entry.kind.removeprefix("run_")
+            self.folded_runs[entry.run] = "running" if told in ("started", "created", "resumed") else told
         if entry.kind in ("run_started", "run_created"):
             [run] = [run for run in self.runs.values() if run.name == entry.run]
             state = State.QUEUED if entry.kind == "run_started" else State.STOPPED
@@ -93,9 +99,15 @@ class FakeStore:
             last_attempt_id=self.last_attempt_id,
         )
 
+    def snapshot_of(self, run_name: str) -> Snapshot:
+        """One run, which a daemon wants to look at again; nothing if there is none of this name."""
+        runs = [replace(run) for run in self.runs.values() if run.name == run_name]
+        nodes = [replace(node) for node in self.nodes.values() if runs and node.run_id == runs[0].id]
+        return Snapshot(runs, nodes, [replace(self.attempts[node.attempt_id]) for node in nodes if node.attempt_id])
+
     def check_equals(self, engine: Engine) -> None:
         """The engine remembers what was saved, and the journal tells the same."""
-        assert engine.holds == self.holds
+        assert engine.holds == self.holds, f"held is {self.holds}, in memory {engine.holds}"
         for live_run in engine.registry:
             run = live_run.run
             assert self.runs[run.id] == run, f"saved {self.runs[run.id]}, in memory {run}"

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 from supervisor.core.events import Cause, Ending
-from supervisor.core.model import Attempt, Finish, Job, Need
+from supervisor.core.model import Definitions, Finish, Job, Need
 
 
 @dataclass
@@ -20,8 +21,21 @@ class Fact:
     state: str = "stopped"
     by: str | None = None
 
+    @property
+    def by_operator(self) -> bool:
+        return self.by is not None
 
-def need_stands(need: Need, facts: Mapping[str, Fact]) -> str:
+
+class Upstream(Protocol):
+    """What must be known of a job to see how needs of it stand."""
+
+    @property
+    def state(self) -> str: ...
+    @property
+    def by_operator(self) -> bool: ...
+
+
+def need_stands(need: Need, facts: Mapping[str, Upstream]) -> str:
     """`met`, `pending`, `blocked` (until someone acts) or `impossible`."""
     upstream = facts[need.job]
     if upstream.state in ("queued", "running", "stopping"):
@@ -35,12 +49,12 @@ def need_stands(need: Need, facts: Mapping[str, Fact]) -> str:
         case "failed":
             return "met" if failed else "impossible"
         case _:
-            if upstream.state == "success" or (upstream.state == "skipped" and upstream.by is not None):
+            if upstream.state == "success" or (upstream.state == "skipped" and upstream.by_operator):
                 return "met"
             return "blocked" if failed else "impossible"
 
 
-def needs_stand(job: Job, facts: Mapping[str, Fact]) -> str:
+def needs_stand(job: Job, facts: Mapping[str, Upstream]) -> str:
     """All groups are needed, any member of a group will do."""
     worst = "met"
     order = ["met", "pending", "blocked", "impossible"]
@@ -58,10 +72,24 @@ def run_state(states: list[str]) -> str:
     return "stopped" if "stopped" in states else "success"
 
 
-def outcome(job: Job, attempt: Attempt, ending: Ending, stopping: bool) -> str | None:
+def full(job: Job, everyone: list[Job], definitions: Definitions) -> set[str]:
+    """The limits of `job` that `everyone` at once, it among them, exceeds."""
+    dag = definitions.dags.get(job.dag)
+    slots = definitions.pools.get(job.pool or "", 1)
+    exceeded = set()
+    if 0 < definitions.max_running < len(everyone):
+        exceeded.add("max_running")
+    if dag is not None and 0 < dag.max_running < sum(each.dag == job.dag for each in everyone):
+        exceeded.add("dag")
+    if job.pool and sum(min(each.slots, slots) for each in everyone if each.pool == job.pool) > slots:
+        exceeded.add("pool")
+    return exceeded
+
+
+def outcome(job: Job, reported: str | None, ending: Ending, stopping: bool) -> str | None:
     """The final state of an attempt; None: its processes have ended well, but someone has yet to report."""
-    if attempt.reported is not None:
-        return str(attempt.reported)
+    if reported is not None:
+        return str(reported)
     if ending.cause is Cause.LOST:
         return "lost"
     if ending.cause is Cause.STOPPED:
@@ -77,10 +105,13 @@ def outcome(job: Job, attempt: Attempt, ending: Ending, stopping: bool) -> str |
     return "success"
 
 
-def is_retried(job: Job, ended: str, ending: Ending, tries: int) -> bool:
+def is_retried(job: Job, ended: str, ending: Ending | None, tries: int) -> bool:
+    """`ending` None: it was a report, or the lack of one, that ended it."""
     if ended != "failed" or tries >= job.retries:
         return False
-    return job.retry_codes is None or (ending.cause is Cause.EXITED and ending.exit_code in job.retry_codes)
+    if job.retry_codes is None:
+        return True
+    return ending is not None and ending.cause is Cause.EXITED and ending.exit_code in job.retry_codes
 
 
 def retry_delay_s(job: Job, retries_before: int) -> float:

@@ -7,9 +7,7 @@ everything end. Time is simulated, so a world lives fast.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from random import Random
-from typing import Any
 
 from supervisor.core import commands
 from supervisor.core.engine import Engine
@@ -32,7 +30,8 @@ from supervisor.core.events import (
     Started,
     TimeReached,
 )
-from supervisor.core.model import Dag, Definitions, Finish, Job, Need, Outcome, Snapshot
+from supervisor.core.model import Snapshot
+from tests.core import dice
 from tests.core.fake_store import FakeStore
 from tests.core.truth import Process, Truth, Waiting
 
@@ -45,53 +44,11 @@ class World:
     def __init__(self, seed: int) -> None:
         self.random = Random(seed)
         self.store = FakeStore()
-        self.truth = Truth(self.store, self._definitions(), Now(NOON, 50.0))
+        self.truth = Truth(self.store, dice.definitions(self.random), Now(NOON, 50.0))
         self.engine = self._engine(Snapshot())
         self.token = 0
         self.past: list[Event] = []  # told before; may be told again
         self.give(Booted())
-
-    # ---- definitions ---------------------------------------------------------------------------
-
-    def _definitions(self) -> Definitions:
-        choose = self.random
-        dags = {}
-        for name in ("north", "south")[: choose.randint(1, 2)]:
-            jobs: list[Job] = []
-            for number in range(choose.randint(1, 9)):
-                jobs.append(self._job(name, f"{name[0]}{number}", [job.name for job in jobs]))
-            limit = choose.choice([0, 0, 1, 2])
-            dags[name] = Dag(name=name, autostart=choose.random() < 0.2, max_running=limit, jobs=tuple(jobs))
-        return Definitions(dags=dags, pools={"db": choose.randint(1, 3)}, max_running=choose.choice([0, 0, 1, 2, 4]))
-
-    def _job(self, dag: str, name: str, earlier: list[str]) -> Job:
-        choose = self.random
-        outcomes = [*[Outcome.SUCCESS] * 4, Outcome.FAILED, Outcome.DONE]
-        needs = tuple(
-            tuple(Need(each, choose.choice(outcomes)) for each in choose.sample(earlier, choose.choice([1, 1, 1, 2])))
-            for _ in range(choose.choice([0, 1, 1, 2, 3]))
-            if len(earlier) > 1
-        )
-        return Job(
-            name=name,
-            dag=dag,
-            command="true",
-            dir="/",
-            needs=needs,
-            enabled=choose.random() < 0.95,
-            retries=choose.choice([0, 0, 1, 2]),
-            retry_delay_s=choose.choice([0.0, 5.0, 30.0]),
-            retry_backoff=choose.choice([1.0, 2.0]),
-            retry_max_delay_s=choose.choice([None, 40.0]),
-            retry_codes=choose.choice([None, None, (75,)]),
-            retry_lost=choose.random() < 0.3,
-            skip_codes=(3,),
-            timeout_s=choose.choice([None, 100.0]),
-            finish=choose.choice([Finish.TREE, Finish.TREE, Finish.MAIN, Finish.REPORT]),
-            pool=choose.choice([None, None, "db"]),
-            slots=choose.choice([1, 1, 2, 3]),
-            priority=choose.choice([0, 0, 0, 1]),
-        )
 
     # ---- the daemon ----------------------------------------------------------------------------
 
@@ -129,7 +86,7 @@ class World:
         wall = self.truth.now.wall + self.random.choice([0.0, 3.0, 500.0, -100.0])
         self.truth.begin_life(Now(wall, self.random.choice([1.0, 1e6])))
         if self.random.random() < 0.3:
-            self.truth.definitions = self._definitions()
+            self.truth.definitions = dice.definitions(self.random)
         self.engine = self._engine(self.store.snapshot())
         self.give(Booted())
 
@@ -225,16 +182,14 @@ class World:
         self.give(TimeReached())
 
     def reload(self) -> None:
-        self.give(Configured(self._definitions()))
+        self.give(Configured(dice.definitions(self.random)))
 
     def forget_or_recall(self) -> None:
         self.engine.forget_finished()
         old = [run for run in self.store.runs.values() if self.engine.registry.by_id(run.id) is None]
         if old:
-            run = replace(self.random.choice(old))
-            nodes = [replace(node) for node in self.store.nodes.values() if node.run_id == run.id]
-            attempts = [replace(self.store.attempts[node.attempt_id]) for node in nodes if node.attempt_id]
-            self.engine.restore(Snapshot(runs=[run], nodes=nodes, attempts=attempts), self.truth.now)
+            run = self.random.choice(old)
+            self.engine.restore(self.store.snapshot_of(run.name), self.truth.now)
             self.ask(self._command(run.name))
 
     # ---- commands ------------------------------------------------------------------------------
@@ -247,31 +202,14 @@ class World:
         runs = [live_run.run.name for live_run in self.engine.registry]
         self.ask(self._command(self.random.choice(runs) if runs and self.random.random() < 0.1 else None))
 
-    def _names(self, run: str | None) -> tuple[str, ...]:
+    def _known(self, run: str | None = None) -> list[str]:
         live_run = self.engine.registry.by_name(run) if run else None
         if live_run is not None:
-            known = [live_run.dag.name, *live_run.nodes]
-        else:
-            known = [*self.truth.definitions.dags, *self.engine.job_dags]
-        return tuple(self.random.choices([*known, *known, *known, "nobody"], k=self.random.choice([0, 1, 1, 1, 2])))
+            return [live_run.dag.name, *live_run.nodes]
+        return [*self.truth.definitions.dags, *self.engine.job_dags]
 
     def _command(self, run: str | None) -> commands.Command:
-        choose = self.random
-        target: dict[str, Any] = {"names": self._names(run), "run": run, "dry_run": choose.random() < 0.1}
-        kinds: list[tuple[int, Callable[[], commands.Command]]] = [
-            (8, lambda: commands.Start(**target, force=choose.random() < 0.2)),
-            (1, lambda: commands.Start(**target, date=choose.choice(["2026-11-20", "soon"]))),
-            (4, lambda: commands.Stop(**target, now=choose.random() < 0.3)),
-            (4, lambda: commands.Retry(**target, downstream=choose.random() < 0.4)),
-            (3, lambda: commands.Restart(**target)),
-            (2, lambda: commands.Hold(**target, until=choose.choice([None, self.truth.now.wall + 50]))),
-            (3, lambda: commands.Release(**target | {"names": tuple(self.engine.holds) or target["names"]})),
-            (2, lambda: commands.Skip(**target)),
-            (2, lambda: commands.Mark(**target, outcome=choose.choice(["success", "failed", "lost"]))),
-            (1, lambda: commands.Shutdown(**choose.choice([{}, {"stop_jobs": True}, {"drain": True}]))),
-        ]
-        [make] = choose.choices([make for _, make in kinds], [weight for weight, _ in kinds])
-        return make()
+        return dice.command(self.random, self._known(run), tuple(self.engine.holds), self.truth.now.wall, run)
 
     def report_something(self) -> None:
         running = [live for each in self.engine.registry for live in each.nodes.values() if live.node.attempts]
@@ -287,7 +225,7 @@ class World:
             del self.truth.waits[token]
             self.give(Dropped(token))
             return
-        names = self._names(None)[:1]
+        names = dice.names(self.random, self._known())[:1]
         if names:
             self.ask(commands.Wait(names=names, timeout_s=self.random.choice([None, 30.0])))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -21,14 +20,10 @@ from supervisor.core.model import Job, Snapshot, State
 from supervisor.core.ready import ReadyQueue
 from supervisor.core.transitions import Move, Verdict
 from supervisor.core.waiters import Waiter
+from tests.core.hunting import Mutation, Patch, hunt
 from tests.core.simulation import simulate
 
-#: Worlds in which a bug may hide at most.
-MAX_SEEDS = 150
 STEPS = 200
-
-Patch = pytest.MonkeyPatch
-Mutation = Callable[[Patch], None]
 
 
 # ---- what upstreams mean -----------------------------------------------------------------------------
@@ -324,12 +319,4 @@ MUTATIONS: list[tuple[Mutation, str]] = [
 
 @pytest.mark.parametrize(("mutation", "words"), MUTATIONS, ids=lambda value: getattr(value, "__name__", ""))
 def test_a_planted_bug_is_noticed(mutation: Mutation, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    mutation(monkeypatch)
-    for seed in range(MAX_SEEDS):
-        try:
-            simulate(seed, STEPS)
-        except Exception as error:
-            told = f"{type(error).__name__}: {error}"
-            assert re.search(words, told), f"seed {seed} noticed something else: {told}"
-            return
-    pytest.fail(f"{mutation.__name__} survived {MAX_SEEDS} worlds")
+    hunt(mutation, words, lambda seed: simulate(seed, STEPS), monkeypatch)

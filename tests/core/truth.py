@@ -207,22 +207,9 @@ class Truth:
             assert stands == "met", f"{key} starts, its needs are {stands}"
             early_s = self.due[key].mono - self.now.mono if key in self.due else 0.0
             assert early_s <= 1e-6, f"{key} starts {early_s:g} s before its retry is due"
-            full = self._full(job, list(self.active.values()))
+            full = naive.full(job, list(self.active.values()), self.definitions)
             assert not full, f"{key} starts over {full}"
         self.due.pop(key, None)
-
-    def _full(self, job: Job, everyone: list[Job]) -> set[str]:
-        """The limits of `job` that `everyone`, with it, exceeds."""
-        dag = self.definitions.dags.get(job.dag)
-        slots = self.definitions.pools.get(job.pool or "", 1)
-        full = set()
-        if 0 < self.definitions.max_running < len(everyone):
-            full.add("max_running")
-        if dag is not None and 0 < dag.max_running < sum(each.dag == job.dag for each in everyone):
-            full.add("dag")
-        if job.pool and sum(min(each.slots, slots) for each in everyone if each.pool == job.pool) > slots:
-            full.add("pool")
-        return full
 
     # ---- endings -------------------------------------------------------------------------------
 
@@ -241,7 +228,7 @@ class Truth:
             self.numbers[key] -= 1
             told = ["queued"] if not stopping else ["stopped", "queued"] if node.again else ["stopped"]
             return Ending(key, event.attempt_id, None, told, stays_forced)
-        final = naive.outcome(job, attempt, event.ending, stopping)
+        final = naive.outcome(job, attempt.reported, event.ending, stopping)
         if final is None:
             return Ending(key, event.attempt_id, "running", [], stays_forced, may_be_late=job.timeout_s is not None)
         if not stopping and naive.is_retried(job, final, event.ending, self.tries[key]):
@@ -366,7 +353,7 @@ class Truth:
         """Nothing that may start and fits waits, but for those behind an earlier one at the same pool."""
         active = list(self.active.values())
         ready = [live for each in engine.registry for live in each.nodes.values() if self._may_start(live)]
-        full = {live: self._full(live.job, [*active, live.job]) for live in ready}
+        full = {live: naive.full(live.job, [*active, live.job], self.definitions) for live in ready}
         for live in ready:
             name = f"{live.job.name} of {live.run.run.name}"
             assert not live.node.forced, f"{name} could start and does not, though forced"

@@ -1,122 +1,54 @@
-"""The embedded database: all durable state, loaded at the start, one transaction a turn.
-
-Owns STATE/jobd.db. One connection in one process: SQLite in WAL mode with synchronous=FULL, so a
-commit that returned survives a power cut. Knows the records of core.model, not the rules. The
-columns of a table bear the names of its record's fields. Called by the daemon only.
-"""
+"""Writing what the engine decides, and reading it back."""
 
 from __future__ import annotations
 
 import hashlib
+import logging
 import sqlite3
-from collections.abc import Callable, Iterable
-from dataclasses import fields
-from operator import attrgetter
+import time
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
 
-from supervisor.core.events import (
-    DeleteAttempt,
-    DeleteHold,
-    Journal,
-    Save,
-    SaveAttempt,
-    SaveHold,
-    SaveNode,
-    SaveRun,
-)
-from supervisor.core.model import Attempt, Dag, Hold, JournalEntry, Node, Run, Snapshot
+from supervisor.core.events import DeleteAttempt, DeleteHold, Journal, Save, SaveAttempt, SaveHold, SaveNode, SaveRun
+from supervisor.core.model import ACTIVE, Attempt, Dag, Hold, JournalEntry, Node, Run, Snapshot
+from supervisor.store.opening import StoreError, explained, open_database
+from supervisor.store.rows import NonsenseError, Table, check_run, read_dag, read_record, read_run
 
-SCHEMA_VERSION = 1
+log = logging.getLogger("jobd")
+
 #: Answers kept for repeats of a request id; the oldest go first.
 MAX_ANSWERS = 10_000
 #: Rows that one query hands out.
 MAX_ROWS = 10_000
 
-_SCHEMA = """
-CREATE TABLE definition (digest TEXT PRIMARY KEY, body BLOB NOT NULL) WITHOUT ROWID;
-CREATE TABLE run (
-    id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL UNIQUE, dag TEXT NOT NULL,
-    definition TEXT NOT NULL REFERENCES definition, run_date TEXT NOT NULL, "trigger" TEXT NOT NULL,
-    created_at REAL NOT NULL, "after" INTEGER, started_at REAL, finished_at REAL);
-CREATE INDEX run_by_dag ON run (dag, id);
-CREATE INDEX run_unfinished ON run (id) WHERE finished_at IS NULL;
-CREATE TABLE node (
-    run_id INTEGER NOT NULL, job TEXT NOT NULL, state TEXT NOT NULL, reason TEXT NOT NULL,
-    attempts INTEGER NOT NULL, attempt_id INTEGER, tries INTEGER NOT NULL, retry_at REAL, forced INTEGER NOT NULL,
-    again INTEGER NOT NULL, by_operator INTEGER NOT NULL, PRIMARY KEY (run_id, job)) WITHOUT ROWID;
-CREATE TABLE attempt (
-    id INTEGER PRIMARY KEY AUTOINCREMENT, run_id INTEGER NOT NULL, job TEXT NOT NULL, number INTEGER NOT NULL,
-    state TEXT NOT NULL, log TEXT NOT NULL, started_at REAL NOT NULL, reason TEXT NOT NULL, exit_code INTEGER,
-    signal INTEGER, finished_at REAL, duration_s REAL, cpu_s REAL, max_rss_bytes INTEGER,
-    log_dropped_bytes INTEGER NOT NULL, reported TEXT, message TEXT NOT NULL, data INTEGER);
-CREATE INDEX attempt_by_job ON attempt (job, id);
-CREATE TABLE hold (
-    name TEXT PRIMARY KEY, by TEXT NOT NULL, at REAL NOT NULL, reason TEXT NOT NULL, until REAL) WITHOUT ROWID;
-CREATE TABLE event (
-    id INTEGER PRIMARY KEY AUTOINCREMENT, at REAL NOT NULL, kind TEXT NOT NULL, run TEXT, dag TEXT, job TEXT,
-    attempt INTEGER, text TEXT NOT NULL, by TEXT);
-CREATE TABLE answer (request_id TEXT PRIMARY KEY, at REAL NOT NULL, body BLOB NOT NULL);
-"""
-
-Record = TypeVar("Record", Run, Node, Attempt, Hold, JournalEntry)
-
-
-class StoreError(Exception):
-    """The database cannot be used; the message names the file and what to do."""
-
-
-class StorageError(Exception):
-    """A commit failed, for now: the disk is full, or does not answer. Nothing of it was written."""
-
-
-class _Table:
-    """Writes one kind of record; its columns are the record's fields."""
-
-    def __init__(self, name: str, record: type[Record], key: str) -> None:
-        columns = [field.name for field in fields(record)]
-        marks = ", ".join("?" * len(columns))
-        changes = ", ".join(f"{column} = excluded.{column}" for column in columns)
-        insert = f"INSERT INTO {name} ({', '.join(columns)}) VALUES ({marks})"
-        self.upsert = f"{insert} ON CONFLICT ({key}) DO UPDATE SET {changes}"
-        self.row: Callable[[Any], tuple[Any, ...]] = attrgetter(*columns)
-
-
-_NODE, _ATTEMPT = _Table("node", Node, "run_id, job"), _Table("attempt", Attempt, "id")
-_HOLD, _EVENT = _Table("hold", Hold, "name"), _Table("event", JournalEntry, "id")
+_NODE, _ATTEMPT = Table("node", Node, "run_id, job"), Table("attempt", Attempt, "id", "boot")
+_HOLD, _EVENT = Table("hold", Hold, "name"), Table("event", JournalEntry, "id")
 _RUN_COLUMNS = 'id, name, dag, definition, run_date, "trigger", created_at, "after", started_at, finished_at'
 _UPSERT_RUN = f"""INSERT INTO run ({_RUN_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET
     definition = excluded.definition, "after" = excluded."after", started_at = excluded.started_at,
     finished_at = excluded.finished_at"""
 _SELECT_ATTEMPTS = "SELECT attempt.*, run.name AS run, run.dag AS dag FROM attempt JOIN run ON run.id = attempt.run_id"
 
+Read = TypeVar("Read")
+
+
+class StorageError(Exception):
+    """A commit failed, for now: the disk is full, or does not answer. Nothing of it was written."""
+
 
 class Store:
-    """Opens (and makes) the database at `path`. Raises StoreError."""
+    """Opens (and makes) the database at `path`. `boot` names this boot of the machine. Raises StoreError."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, boot: str) -> None:
         self.path = path
+        self._boot = boot
         self._digests: dict[int, tuple[Dag, str]] = {}
         self._dags: dict[str, Dag] = {}
-        try:
-            self._db = sqlite3.connect(path, isolation_level=None)
-            self._db.row_factory = sqlite3.Row
-            self._open()
-        except sqlite3.DatabaseError as error:
-            raise StoreError(f"{path}: cannot be read as jobd's database: {error}; restore it from a backup") from error
-
-    def _open(self) -> None:
-        [version] = self._db.execute("PRAGMA user_version").fetchone()
-        if version > SCHEMA_VERSION:
-            raise StoreError(
-                f"{self.path}: is of schema version {version}, this jobd knows {SCHEMA_VERSION}; run the newer jobd"
-            )
-        self._db.execute("PRAGMA journal_mode = WAL")
-        self._db.execute("PRAGMA synchronous = FULL")
-        if version == 0:
-            self._db.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
+        self._db = open_database(path)
+        self._db.row_factory = sqlite3.Row
 
     def close(self) -> None:
         self._db.close()
@@ -166,12 +98,13 @@ class Store:
                     holds[name] = None
         self._write_runs(runs.values())
         self._db.executemany(_NODE.upsert, map(_NODE.row, nodes.values()))
-        self._write(_ATTEMPT, attempts, "DELETE FROM attempt WHERE id = ?")
+        self._write(_ATTEMPT, attempts, "DELETE FROM attempt WHERE id = ?", self._boot)
         self._write(_HOLD, holds, "DELETE FROM hold WHERE name = ?")
         self._db.executemany(_EVENT.upsert, map(_EVENT.row, events))
 
-    def _write(self, table: _Table, records: dict[Any, Any], delete: str) -> None:
-        self._db.executemany(table.upsert, [table.row(record) for record in records.values() if record is not None])
+    def _write(self, table: Table, records: dict[Any, Any], delete: str, *fixed: str | None) -> None:
+        rows = [(*table.row(record), *fixed) for record in records.values() if record is not None]
+        self._db.executemany(table.upsert, rows)
         gone = [(key,) for key, record in records.items() if record is None]
         if gone:
             self._db.executemany(delete, gone)
@@ -217,19 +150,33 @@ class Store:
     # ---- reading -----------------------------------------------------------------------------
 
     def load(self) -> Snapshot:
-        """What the engine needs at the start: unfinished runs and the newest of each dag, holds, the last ids."""
-        snapshot = self._load_runs(
-            "SELECT * FROM run WHERE finished_at IS NULL OR id IN (SELECT max(id) FROM run GROUP BY dag)"
-        )
-        snapshot.holds = [_record(Hold, row) for row in self._db.execute("SELECT * FROM hold")]
-        snapshot.last_event_id = self._last_id("event")
-        snapshot.last_run_id = self._last_id("run")
-        snapshot.last_attempt_id = self._last_id("attempt")
+        """What the engine needs at the start: unfinished runs and the newest of each dag, holds, the last ids.
+
+        A run whose rows make no sense is left out; if it had not finished, its dag is held. Raises StoreError.
+        """
+        snapshot = Snapshot()
+        query = "SELECT id FROM run WHERE finished_at IS NULL OR id IN (SELECT max(id) FROM run GROUP BY dag)"
+        with explained(self.path):
+            snapshot.holds = self._load_holds()
+            for row in self._rows(query):
+                try:
+                    self._load_run(row["id"], snapshot)
+                except NonsenseError as error:
+                    self._leave_out(row["id"], str(error), snapshot)
+            snapshot.last_event_id = self._last_id("event")
+            snapshot.last_run_id = self._last_id("run")
+            snapshot.last_attempt_id = self._last_id("attempt")
         return snapshot
 
     def load_run(self, name: str) -> Snapshot:
-        """One run by its name; empty if there is none."""
-        return self._load_runs("SELECT * FROM run WHERE name = ?", (name,))
+        """One run by its name; empty if there is none, or if its rows make no sense."""
+        snapshot = Snapshot()
+        for row in self._rows("SELECT id FROM run WHERE name = ?", (name,)):
+            try:
+                self._load_run(row["id"], snapshot)
+            except NonsenseError as error:
+                log.error("%s: run %s cannot be read: %s", self.path, name, error)
+        return snapshot
 
     def has_run(self, name: str) -> bool:
         return self._db.execute("SELECT 1 FROM run WHERE name = ?", (name,)).fetchone() is not None
@@ -242,15 +189,16 @@ class Store:
     def events(self, since: int, limit: int = MAX_ROWS) -> list[JournalEntry]:
         """Entries of the journal with ids above `since`, in order."""
         query = "SELECT * FROM event WHERE id > ? ORDER BY id LIMIT ?"
-        return [_record(JournalEntry, row) for row in self._db.execute(query, (since, min(limit, MAX_ROWS)))]
+        rows = self._rows(query, (since, min(limit, MAX_ROWS)))
+        return [*self._sensible(rows, lambda row: read_record(JournalEntry, row))]
 
     def history(self, names: tuple[str, ...], limit: int, since: float = 0.0) -> list[tuple[Attempt, str, str]]:
         """Newest attempts first, with the names of run and dag; `names` of jobs or dags, none = all."""
         marks = ", ".join("?" * len(names))
         where = f"(attempt.job IN ({marks}) OR run.dag IN ({marks})) AND" if names else ""
         query = f"{_SELECT_ATTEMPTS} WHERE {where} attempt.started_at >= ? ORDER BY attempt.id DESC LIMIT ?"
-        rows = self._db.execute(query, (*names, *names, since, min(limit, MAX_ROWS)))
-        return [_attempt(row) for row in rows]
+        rows = self._rows(query, (*names, *names, since, min(limit, MAX_ROWS)))
+        return [*self._sensible(rows, _attempt)]
 
     def attempt(self, job: str, run: str | None, number: int | None) -> tuple[Attempt, str, str] | None:
         """An attempt of a job with the names of its run and dag: by run's name and number, each None = the newest."""
@@ -260,45 +208,89 @@ class Store:
             query, values = f"{query} AND run.name = ?", [*values, run]
         if number is not None:
             query, values = f"{query} AND attempt.number = ?", [*values, number]
-        row = self._db.execute(f"{query} ORDER BY attempt.id DESC LIMIT 1", values).fetchone()
-        return _attempt(row) if row else None
+        rows = self._rows(f"{query} ORDER BY attempt.id DESC LIMIT 1", tuple(values))
+        return next(self._sensible(rows, _attempt), None)
+
+    def boots(self, attempt_ids: Iterable[int]) -> dict[int, str | None]:
+        """In which boot of the machine each attempt was first committed; None = unknown (by a jobd of version 0.1)."""
+        query = "SELECT id, boot FROM attempt WHERE id = ?"
+        return {row["id"]: row["boot"] for each in attempt_ids for row in self._rows(query, (each,))}
+
+    def settled(self, attempt_ids: Iterable[int]) -> list[int]:
+        """Those of them that have ended, or that were taken back: nothing more is to be found out about them."""
+        query = "SELECT state FROM attempt WHERE id = ?"
+        states = {attempt_id: self._rows(query, (attempt_id,)) for attempt_id in attempt_ids}
+        return [attempt_id for attempt_id, rows in states.items() if not rows or rows[0]["state"] not in ACTIVE]
 
     def _last_id(self, table: str) -> int:
         # Not max(id): an id is never given twice, even if its row was deleted.
         row = self._db.execute("SELECT seq FROM sqlite_sequence WHERE name = ?", (table,)).fetchone()
         return row[0] if row else 0
 
-    def _load_runs(self, query: str, values: tuple[Any, ...] = ()) -> Snapshot:
-        snapshot = Snapshot()
-        for row in self._db.execute(query, values).fetchall():
-            known = {key: row[key] for key in row.keys() if key not in ("dag", "definition")}  # noqa: SIM118
-            run = msgspec.convert({**known, "dag": _NO_DAG}, Run, strict=False)
-            run.dag = self._read_definition(row["definition"])
-            snapshot.runs.append(run)
-            of_run = (run.id,)
-            nodes = self._db.execute("SELECT * FROM node WHERE run_id = ?", of_run)
-            snapshot.nodes += [_record(Node, each) for each in nodes]
+    def _rows(self, query: str, values: tuple[Any, ...] = ()) -> list[sqlite3.Row]:
+        return self._db.execute(query, values).fetchall()
+
+    def _sensible(self, rows: Iterable[sqlite3.Row], read: Callable[[sqlite3.Row], Read]) -> Iterator[Read]:
+        """A row that makes no sense must not hide the others."""
+        for row in rows:
+            try:
+                yield read(row)
+            except NonsenseError as error:
+                log.error("%s: %s; it is left out", self.path, error)
+
+    def _load_holds(self) -> list[Hold]:
+        try:
+            return [read_record(Hold, row) for row in self._rows("SELECT * FROM hold")]
+        except NonsenseError as error:  # without it, something would start that must not
+            raise StoreError(
+                f"{self.path}: {error}; correct or delete that row with sqlite3, then start again"
+            ) from error
+
+    def _load_run(self, run_id: int, snapshot: Snapshot) -> None:
+        """Add all of a run, or nothing. Raises NonsenseError."""
+        try:
+            [row] = self._rows("SELECT * FROM run WHERE id = ?", (run_id,))
+            node_rows = self._rows("SELECT * FROM node WHERE run_id = ?", (run_id,))
             newest = "SELECT * FROM attempt WHERE id IN (SELECT attempt_id FROM node WHERE run_id = ?)"
-            snapshot.attempts += [_record(Attempt, each) for each in self._db.execute(newest, of_run)]
-        return snapshot
+            attempt_rows = self._rows(newest, (run_id,))
+        except sqlite3.OperationalError as error:
+            if hasattr(error, "sqlite_errorcode"):
+                raise
+            raise NonsenseError(str(error)) from error  # not UTF-8
+        run = read_run(row, self._read_definition(row["definition"]))
+        nodes = [read_record(Node, each) for each in node_rows]
+        attempts = [read_record(Attempt, each) for each in attempt_rows]
+        check_run(run.dag, nodes, attempts)
+        snapshot.runs.append(run)
+        snapshot.nodes += nodes
+        snapshot.attempts += attempts
 
     def _read_definition(self, digest: str) -> Dag:
         dag = self._dags.get(digest)
         if dag is None:
-            row = self._db.execute("SELECT body FROM definition WHERE digest = ?", (digest,)).fetchone()
-            dag = self._dags[digest] = msgspec.json.decode(row[0], type=Dag)
+            rows = self._rows("SELECT body FROM definition WHERE digest = ?", (digest,))
+            dag = self._dags[digest] = read_dag(digest, rows[0]["body"] if rows else None)
             self._remember(dag, digest)
         return dag
 
-
-_NO_DAG = {"name": ""}
-
-
-def _record(record: type[Record], row: sqlite3.Row) -> Record:
-    return msgspec.convert(dict(row), record, strict=False)
+    def _leave_out(self, run_id: int, why: str, snapshot: Snapshot) -> None:
+        """One bad row must not stop everything; but what it may have started must not be started again."""
+        [row] = self._rows("SELECT name, dag, finished_at FROM run WHERE id = ?", (run_id,))
+        name, dag = row["name"], row["dag"]
+        if not str(name).startswith(f"{dag}@"):
+            raise StoreError(
+                f"{self.path}: row {run_id} of table run makes no sense; correct or delete it with sqlite3"
+            )
+        log.error(
+            "%s: run %s cannot be read and is left out: %s; correct it with sqlite3 and start again",
+            self.path,
+            name,
+            why,
+        )
+        if row["finished_at"] is None and all(hold.name != dag for hold in snapshot.holds):
+            reason = f"run {name} cannot be read, and its jobs may still run: {why}"
+            snapshot.holds.append(Hold(name=dag, by="jobd", at=time.time(), reason=reason))
 
 
 def _attempt(row: sqlite3.Row) -> tuple[Attempt, str, str]:
-    columns = dict(row)
-    run, dag = columns.pop("run"), columns.pop("dag")
-    return msgspec.convert(columns, Attempt, strict=False), run, dag
+    return read_record(Attempt, row), row["run"], row["dag"]

@@ -1,0 +1,324 @@
+"""Shims that are killed: the attempt goes on in another one's hands. Real processes throughout."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from supervisor import process_tree
+from supervisor.core.events import Cause, Exited, Halt, NotStarted, Started
+from supervisor.core.model import Finish
+
+from .process_helpers import World, lives, parent_of, processes_with, state_of, until
+
+BOOT = process_tree.boot_id()
+WAIT_FOR_GO = "while [ ! -e go ]; do sleep 0.02; done"
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    made = World(tmp_path)
+    yield made
+    made.clean_up()
+
+
+def shim_of(world: World, attempt: int) -> int:
+    world.hear(Started, attempt)
+    shim = world.record(attempt)["shim"]
+    assert isinstance(shim, int)
+    return shim
+
+
+def kill(*pids: int) -> None:
+    """All at once, and see them dead."""
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)  # so that none sees another one die
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+    for pid in pids:
+        until(lambda: not lives(pid))  # noqa: B023
+
+
+def take_over(world: World, attempt: int) -> int:
+    """Kill the shim of the attempt and wait until another has taken over; that one's pid."""
+    old = shim_of(world, attempt)
+    kill(old)
+    world.turn_until(lambda: world.record(attempt)["shim"] != old)
+    return shim_of(world, attempt)
+
+
+def left_behind(world: World) -> list[str]:
+    return [path.name for folder in ("attempts", "fifos") for path in (world.state_dir / folder).iterdir()]
+
+
+def only_one_ending(world: World, attempt: int) -> bool:
+    return [type(event) for event in world.of(attempt)] == [Started, Exited]
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "signum"), [("exit 0", 0, None), ("exit 7", 7, None), ("kill -SEGV $$", None, 11)]
+)
+def test_the_job_goes_on_and_its_status_is_true(world: World, command: str, code: int, signum: int) -> None:
+    attempt = world.start(f"echo before; {WAIT_FOR_GO}; echo after; {command}")
+    take_over(world, attempt)
+    (world.state_dir / "go").touch()
+    ending = world.end(attempt)
+    assert (ending.cause, ending.exit_code, ending.signal) == (Cause.EXITED, code, signum)
+    assert world.log(attempt) == "before\nafter\n"
+    assert only_one_ending(world, attempt)
+
+
+def test_a_status_from_before_the_takeover_counts(world: World) -> None:
+    attempt = world.start(f"{WAIT_FOR_GO}; exit 5")
+    shim = shim_of(world, attempt)
+    kill(shim)
+    (world.state_dir / "go").touch()
+    until(lambda: world.record(attempt).get("main_exit"))  # nobody has looked at the loop meanwhile
+    ended_at = world.record(attempt)["main_exit"]["at"]
+    ending = world.end(attempt)
+    assert (ending.exit_code, ending.finished_at) == (5, ended_at)
+
+
+def test_all_output_is_kept_over_takeovers(world: World) -> None:
+    lines = 60_000
+    attempt = world.start(f"i=0; while [ $i -lt {lines} ]; do i=$((i+1)); echo $i; done")
+    for _ in range(5):
+        take_over(world, attempt)
+    world.end(attempt)
+    assert world.log(attempt) == "".join(f"{i}\n" for i in range(1, lines + 1))
+
+
+def test_log_max_holds_over_takeovers(world: World) -> None:
+    attempt = world.start(f"head -c 600 /dev/zero; {WAIT_FOR_GO}; head -c 600 /dev/zero", log_max_bytes=1000)
+    shim_of(world, attempt)
+    until(lambda: world.log_path(attempt).stat().st_size == 600)
+    take_over(world, attempt)
+    (world.state_dir / "go").touch()
+    assert world.end(attempt).log_dropped_bytes == 200
+    assert world.log(attempt).count("\0") == 1000
+
+
+def test_leftovers_count_and_the_main_status_decides(world: World) -> None:
+    attempt = world.start(f"(trap '' HUP; setsid sh -c '{WAIT_FOR_GO}; echo last' &) ; exit 3")
+    shim = shim_of(world, attempt)
+    kill(shim)
+    until(lambda: world.record(attempt).get("main_exit"))
+    world.turn_until(lambda: world.record(attempt)["shim"] != shim)
+    (world.state_dir / "go").touch()
+    assert world.end(attempt).exit_code == 3
+    assert world.log(attempt) == "last\n"
+
+
+def test_finish_main_ends_the_leftovers(world: World) -> None:
+    mark = f"MARK={world.state_dir}"
+    attempt = world.start(f"sleep 1000 & {WAIT_FOR_GO}; exit 3", finish=Finish.MAIN, env={"MARK": str(world.state_dir)})
+    take_over(world, attempt)
+    assert processes_with(mark)
+    (world.state_dir / "go").touch()
+    assert world.end(attempt).exit_code == 3
+    assert not processes_with(mark)
+
+
+HARD_TO_KILL = {
+    "plain": "sleep 1000",
+    "ignores TERM": "trap '' TERM; while :; do sleep 1000; done",
+    "double fork": "(setsid sh -c 'setsid sleep 1000 & sleep 1000' >/dev/null 2>&1 &) ; sleep 1000",
+    "empty environment": "env -i setsid sleep 1000 & sleep 1000",
+    "closed output": "exec >/dev/null 2>&1; sleep 1000 & wait",
+    "stopped": "sleep 1000 & kill -STOP $!; kill -STOP $$",
+}
+
+
+@pytest.mark.parametrize("how", [Halt.STOP, Halt.KILL])
+@pytest.mark.parametrize("command", HARD_TO_KILL.values(), ids=HARD_TO_KILL.keys())
+def test_stop_reaches_all_of_it(world: World, command: str, how: Halt) -> None:
+    before = processes_with("PATH")
+    attempt = world.start(command, stop_timeout_s=0.2)
+    take_over(world, attempt)
+    assert processes_with(f"JOBD_SOCKET={world.state_dir}")
+    world.halt(attempt, how)
+    assert world.end(attempt).cause is Cause.STOPPED
+    assert not processes_with(f"JOBD_SOCKET={world.state_dir}")
+    assert not {pid for pid in processes_with("PATH") - before if parent_of(pid) == 1}
+
+
+def test_a_chain_of_forks_is_ended(world: World) -> None:
+    script = world.state_dir / "chain.sh"
+    script.write_text('#!/bin/sh\n"$0" &\n')
+    script.chmod(0o755)
+    attempt = world.start(f"{script}; sleep 1000")
+    take_over(world, attempt)
+    world.halt(attempt, Halt.KILL)
+    assert world.end(attempt).cause is Cause.STOPPED
+    assert not processes_with(f"JOBD_SOCKET={world.state_dir}")
+
+
+def test_a_stop_that_the_killed_shim_had_heard_goes_on(world: World) -> None:
+    attempt = world.start("trap '' TERM; while :; do sleep 1000; done", stop_timeout_s=0.5)
+    shim = shim_of(world, attempt)
+    world.halt(attempt, Halt.STOP)
+    until(lambda: world.record(attempt).get("cause") == "stopped")
+    kill(shim)
+    assert world.end(attempt).cause is Cause.STOPPED
+
+
+def test_timeout_is_counted_from_the_start(world: World) -> None:
+    attempt = world.start("sleep 1000", timeout_s=0.7)
+    take_over(world, attempt)
+    ending = world.end(attempt)
+    assert ending.cause is Cause.TIMEOUT
+    assert ending.duration_s is not None
+    assert ending.duration_s >= 0.7
+
+
+def test_a_job_that_ended_before_its_timeout_has_not_timed_out(world: World) -> None:
+    attempt = world.start("exit 4", timeout_s=0.5, env={"A": "1"})
+    busy = world.start(f"{WAIT_FOR_GO}; exit 4", timeout_s=0.6)
+    world.end(attempt)
+    shim = shim_of(world, busy)
+    kill(shim)
+    (world.state_dir / "go").touch()
+    until(lambda: world.record(busy).get("main_exit"))
+    began_at = world.record(busy)["began_at"]
+    until(lambda: time.monotonic() > began_at + 0.6)
+    assert world.end(busy).exit_code == 4
+
+
+def test_nobody_saw_it(world: World) -> None:
+    """Shim and forkserver killed at once, and this process is no subreaper: the outcome is lost, never guessed."""
+    attempt = world.start(f"{WAIT_FOR_GO}; exit 0")
+    shim = shim_of(world, attempt)
+    kill(parent_of(shim), shim)
+    world.turn_until(lambda: world.record(attempt)["shim"] != shim)
+    (world.state_dir / "go").touch()
+    ending = world.end(attempt)
+    assert ending.cause is Cause.LOST
+    assert "its shim was killed" in ending.text
+
+
+def test_others_are_unharmed(world: World) -> None:
+    killed, *others = [world.start(f"{WAIT_FOR_GO}; exit {code}") for code in (1, 2, 3)]
+    for attempt in others:
+        shim_of(world, attempt)
+    shim = shim_of(world, killed)
+    kill(parent_of(shim), shim)
+    canary = os.posix_spawn("/bin/sleep", ["sleep", "1000"], dict(os.environ), setsid=True)
+    try:
+        world.halt(killed, Halt.KILL)
+        assert world.end(killed).cause is Cause.STOPPED
+        (world.state_dir / "go").touch()
+        assert [world.end(attempt).exit_code for attempt in others] == [2, 3]
+        assert state_of(canary) == "S"
+    finally:
+        os.kill(canary, signal.SIGKILL)
+        os.waitpid(canary, 0)
+
+
+def test_who_only_reads_the_output_is_a_stranger(world: World) -> None:
+    attempt = world.start("sleep 1000")
+    take_over(world, attempt)
+    fifo = world.state_dir / "fifos" / world.record(attempt)["fifo"]
+    reader = os.posix_spawn("/bin/sh", ["sh", "-c", f"exec sleep 1000 < {fifo}"], dict(os.environ))
+    until(lambda: Path(f"/proc/{reader}/comm").read_text() == "sleep\n")
+    try:
+        world.halt(attempt, Halt.KILL)
+        world.end(attempt)
+        assert state_of(reader) == "S"
+    finally:
+        os.kill(reader, signal.SIGKILL)
+        os.waitpid(reader, 0)
+
+
+def test_an_adopted_shim_that_is_killed(world: World) -> None:
+    attempt = world.start(f"{WAIT_FOR_GO}; echo done; exit 6")
+    shim = shim_of(world, attempt)
+    world.leave()
+    after = World(world.state_dir)
+    after.started.append(attempt)
+    after.executor.recover({attempt: BOOT})
+    after.hear(Started, attempt)
+    kill(shim)
+    after.turn_until(lambda: after.record(attempt)["shim"] != shim)
+    (world.state_dir / "go").touch()
+    assert after.end(attempt).exit_code == 6
+    assert after.log(attempt) == "done\n"
+    after.executor.forget(attempt)
+    after.leave()
+    until(lambda: not left_behind(after))
+
+
+def test_a_shim_that_has_taken_over_is_adopted_like_any(world: World) -> None:
+    attempt = world.start(f"{WAIT_FOR_GO}; exit 6")
+    take_over(world, attempt)
+    world.leave()
+    after = World(world.state_dir)
+    after.started.append(attempt)
+    after.executor.recover({attempt: BOOT})
+    after.hear(Started, attempt)
+    (world.state_dir / "go").touch()
+    assert after.end(attempt).exit_code == 6
+    after.clean_up()
+
+
+def test_killed_before_the_process_was_made(world: World) -> None:
+    """Its record does not say `begun`: nothing ran, and the attempt is not consumed."""
+    attempt = world.start("true")
+    world.end(attempt)
+    path = world.state_dir / "attempts/77.json"
+    kept = world.record(attempt)
+    shim = kept["shim"]
+    del kept["begun"]
+    path.write_text(json.dumps({**kept, "pid": None, "ending": None}))
+    kill(shim)
+    world.executor.recover({77: BOOT})
+    assert "before the start" in world.hear(NotStarted, 77).reason
+
+
+def test_a_stuck_shim_is_replaced(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("supervisor.executor.OBEY_S", 0.2)
+    attempt = world.start("sleep 1000", stop_timeout_s=0.1)
+    shim = shim_of(world, attempt)
+    world.halt(attempt, Halt.STOP)
+    os.kill(shim, signal.SIGSTOP)
+    until(lambda: state_of(shim) in ("T", None))
+    assert world.end(attempt).cause is Cause.STOPPED
+    assert only_one_ending(world, attempt)
+
+
+def test_the_files_of_a_killed_shim_are_removed(world: World) -> None:
+    attempt = world.start(f"{WAIT_FOR_GO}")
+    take_over(world, attempt)
+    (world.state_dir / "go").touch()
+    world.end(attempt)
+    world.executor.forget(attempt)
+    world.turn_until(lambda: all(lives(int(name.split("-")[0])) for name in left_behind(world)))
+
+
+def test_a_status_that_only_the_killed_shim_had_seen(world: World) -> None:
+    attempt = world.start(f"({WAIT_FOR_GO}) & exit 5")
+    shim = shim_of(world, attempt)
+    until(lambda: world.record(attempt).get("main_exit"))
+    kill(parent_of(shim), shim)
+    (world.state_dir / "go").touch()
+    assert world.end(attempt).exit_code == 5
+
+
+def test_output_of_a_job_that_ended_while_nobody_read_it(world: World) -> None:
+    attempt = world.start(f"{WAIT_FOR_GO}; echo last words; exit 5")
+    shim = shim_of(world, attempt)
+    world.leave()
+    kill(shim)
+    (world.state_dir / "go").touch()
+    until(lambda: world.record(attempt).get("main_exit"))
+    after = World(world.state_dir)
+    after.started.append(attempt)
+    after.executor.recover({attempt: BOOT})
+    assert after.end(attempt).exit_code == 5
+    assert after.log(attempt) == "last words\n"
+    after.clean_up()
