@@ -23,7 +23,7 @@ from peers import layers
 from run import AT_ONCE, Figure, machine, print_figures, toml
 
 IDLE, GARBAGE = 1_000, 50
-JOBS, ROUNDS = 200, 5
+JOBS, ROUNDS = 200, 15
 PINGS = 2_000
 #: Between two pings, so that they are no load themselves.
 PING_PAUSE_S = 0.002

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
     Action = Callable[[Session, argparse.Namespace], int]
 
+#: Jobs that are named in one line.
+MAX_NAMES = 10
 #: `--timeout` is the daemon's to keep; if it does not, the client gives up so much later.
 GUARD_S = 5.0
 
@@ -108,7 +110,12 @@ def shutdown(session: Session, options: argparse.Namespace) -> int:
         session.out.say_json(result)
     else:
         what = "stops all jobs, then leaves" if options.stop_jobs else "leaves; running jobs go on"
-        session.out.say(f"jobd {'lets running jobs finish, then leaves' if options.drain else what}")
+        what = "lets running jobs finish, then leaves" if options.drain else what
+        names = result.get("waits_for") or []
+        if names and (options.drain or options.stop_jobs):
+            more = f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""
+            what += f"; waits for {', '.join(names[:MAX_NAMES])}{more}"
+        session.out.say(words.clean(f"jobd {what}"))
     return protocol.EXIT_OK
 
 

@@ -94,7 +94,8 @@ class Board:
         lines = shutil.get_terminal_size().lines - 2
         age_s = time.monotonic() - self._fetched_at
         picture = render.board(self._result, self._session.out, age_s, lines)
-        foot = Text(words.clean(self._problem), style="bold red") if self._problem else Text(self._hint, style="dim")
+        problem = self._problem or words.daemon_news(self._result)
+        foot = Text(words.clean(problem), style="bold red") if problem else Text(self._hint, style="dim")
         return Group(picture, foot) if foot.plain else picture
 
     # -- what is waited for ----------------------------------------------------------------------

@@ -84,7 +84,9 @@ def status(result: Record, out: Output, *, show_all: bool = False) -> Group:
     groups = words.by_run(result)
     in_full = show_all or sum(len(jobs) for _run, jobs in groups) <= MAX_JOBS_IN_FULL
     chosen = [(run, jobs, jobs if in_full else _worth_a_look(jobs)) for run, jobs in groups]
-    return _groups(chosen, out, width, hint="; --all shows them", folds=True)
+    picture = _groups(chosen, out, width, hint="; --all shows them", folds=True)
+    news = words.daemon_news(result)
+    return Group(Text(f"jobd: {news}\n", style="bold red"), picture) if news else picture
 
 
 def board(result: Record, out: Output, age_s: float, max_lines: int) -> Group:

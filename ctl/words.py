@@ -193,13 +193,20 @@ def columns(rows: Sequence[Sequence[str]]) -> list[str]:
     return [line.rstrip() for line in padded]
 
 
+def daemon_news(result: Record) -> str:
+    """What keeps the daemon from its usual work; empty if nothing does."""
+    state = (result.get("daemon") or {}).get("state") or "running"
+    return "" if state == "running" else clean(state)
+
+
 def status_lines(result: Record) -> list[str]:
     """A line for each run (`run …`) and each job (`job …`), the same fields always: made for grep and awk.
 
+    jobd NEWS, only if there is news of the daemon itself
     run DAG RUN STATE TRIGGER SINCE DURATION COUNTS
     job DAG JOB STATE ATTEMPT DURATION NOTE
     """
-    lines = []
+    lines = [f"jobd  {daemon_news(result)}"] if daemon_news(result) else []
     for run, jobs in by_run(result):
         since = (local_time(run.get("started_at"))).replace(" ", "T")
         heading = ["run", run["dag"], run["run"] or "-", run["state"], run.get("trigger") or "-", since]

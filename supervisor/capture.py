@@ -11,6 +11,7 @@ Used by the shim. Knows nothing of processes. Stdlib only.
 
 from __future__ import annotations
 
+import errno
 import os
 
 #: One read; also what the FIFO holds.
@@ -18,7 +19,8 @@ CHUNK_BYTES = 64 * 1024
 #: What may still be in the FIFO when nobody writes to it any more (a job may have enlarged it).
 MAX_DRAIN_BYTES = 1024 * 1024
 
-LOG_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+#: Not O_APPEND, which splice does not take.
+LOG_FLAGS = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class Fifo:
@@ -84,22 +86,21 @@ class Capture:
         self._log_fd = _open_log(log)
         self._max_bytes = max_bytes
         self._written_bytes = os.fstat(self._log_fd).st_size if self._log_fd is not None else 0
-        self._at_line_start = True
+        self._can_splice = True
         self.dropped_bytes = 0
 
     def transfer(self) -> int:
         """Move what is there, one chunk at most; 0 = nothing was there."""
+        room = min(self._max_bytes - self._written_bytes, CHUNK_BYTES)
         try:
-            chunk = os.read(self.fifo.read_fd, CHUNK_BYTES)
+            if self._log_fd is None or room <= 0:
+                return self._drop()
+            os.lseek(self._log_fd, 0, os.SEEK_END)
+            moved = self._splice(self._log_fd, room) if self._can_splice else self._copy(self._log_fd, room)
         except BlockingIOError:
             return 0
-        kept = chunk[: self._max_bytes - self._written_bytes] if self._log_fd is not None else b""
-        written = self._append(kept) if kept else 0
-        self._written_bytes += written
-        self.dropped_bytes += len(chunk) - written
-        if written:
-            self._at_line_start = kept[written - 1 : written] == b"\n"
-        return len(chunk)
+        self._written_bytes += moved
+        return moved or self._drop()
 
     def close(self) -> None:
         """Take what is left, and say in the log what was dropped."""
@@ -109,17 +110,44 @@ class Capture:
         if self._log_fd is None:
             return
         if self.dropped_bytes:
-            start = "" if self._at_line_start else "\n"
-            self._append(f"{start}[jobd: {self.dropped_bytes} bytes dropped; log_max is {self._max_bytes}]\n".encode())
+            self._say(self._log_fd, f"[jobd: {self.dropped_bytes} bytes dropped; log_max is {self._max_bytes}]\n")
         os.close(self._log_fd)
 
-    def _append(self, text: bytes) -> int:
-        """How much of it was written: less on a full disk."""
-        assert self._log_fd is not None
+    def _splice(self, log_fd: int, count: int) -> int:
+        """In one system call, so that nothing is lost if this process is killed meanwhile. 0: the log takes nothing."""
         try:
-            return os.write(self._log_fd, text)
+            return os.splice(self.fifo.read_fd, log_fd, count, flags=os.SPLICE_F_NONBLOCK)
+        except BlockingIOError:
+            raise
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                return 0
+        self._can_splice = False  # this file system does not know it
+        return self._copy(log_fd, count)
+
+    def _copy(self, log_fd: int, count: int) -> int:
+        chunk = os.read(self.fifo.read_fd, count)
+        try:
+            written = os.write(log_fd, chunk)
         except OSError:
-            return 0
+            written = 0
+        self.dropped_bytes += len(chunk) - written
+        return written
+
+    def _drop(self) -> int:
+        """The job must not wait for us, whatever becomes of its output."""
+        dropped = len(os.read(self.fifo.read_fd, CHUNK_BYTES))
+        self.dropped_bytes += dropped
+        return dropped
+
+    def _say(self, log_fd: int, text: str) -> None:
+        """On a line of its own."""
+        try:
+            end = os.lseek(log_fd, 0, os.SEEK_END)
+            at_line_start = end == 0 or os.pread(log_fd, 1, end - 1) == b"\n"
+            os.write(log_fd, f"{'' if at_line_start else chr(10)}{text}".encode())
+        except OSError:
+            pass
 
 
 def _open_log(path: str) -> int | None:

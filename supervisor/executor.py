@@ -44,9 +44,10 @@ WHAT_NOW = "see what the job did, then retry"
 class _Adopted:
     """A busy shim that an earlier daemon had. It goes by itself when its attempt has ended."""
 
-    __slots__ = ("pidfd", "stop_timeout_s")
+    __slots__ = ("pid", "pidfd", "stop_timeout_s")
 
-    def __init__(self, pidfd: int, stop_timeout_s: float) -> None:
+    def __init__(self, pid: int, pidfd: int, stop_timeout_s: float) -> None:
+        self.pid = pid
         self.pidfd = pidfd
         self.stop_timeout_s = stop_timeout_s
 
@@ -114,6 +115,13 @@ class Executor:
         """The main process of an attempt that runs."""
         return self._pids.get(attempt_id)
 
+    def hindrance(self, attempt_id: int) -> str | None:
+        """What keeps its shim from doing its work, for people; None: nothing."""
+        shim = self._busy.get(attempt_id)
+        if shim is None or shim.pid is None or process_tree.state(shim.pid) not in ("T", "t"):
+            return None
+        return f"its shim is stopped: `kill -CONT {shim.pid}` lets it see the job's end"
+
     def forget(self, attempt_id: int) -> None:
         """What became of it (Exited or NotStarted) is committed: the record is not needed any more."""
         self._halts.pop(attempt_id, None)
@@ -150,9 +158,8 @@ class Executor:
         """It should have ended its attempt by now. If it does not even wait for that, another one has to do it."""
         if self._busy.get(attempt_id) is not shim or shim.pidfd is None:
             return
-        kept = _read_or_none(self._record_path(attempt_id))
-        if kept and process_tree.state((kept["shim"], kept["shim_start"])) not in ("S", "D"):
-            log.error("attempt %d: its shim (pid %d) does nothing; it is replaced", attempt_id, kept["shim"])
+        if shim.pid is not None and process_tree.state(shim.pid) not in ("S", "D"):
+            log.error("attempt %d: its shim (pid %d) does nothing; it is replaced", attempt_id, shim.pid)
             send_signal(shim.pidfd, signal.SIGKILL)
 
     # ---- shims of this daemon --------------------------------------------------------------------
@@ -235,7 +242,7 @@ class Executor:
             self._pass_on(shim, attempt_id, halt)
 
     def _adopt(self, attempt_id: int, kept: record.Record, pidfd: int) -> None:
-        shim = _Adopted(pidfd, kept["terms"]["stop_timeout_s"])
+        shim = _Adopted(kept["shim"], pidfd, kept["terms"]["stop_timeout_s"])
         self._busy[attempt_id] = shim
         self._loop.watch(pidfd, partial(self._end_of_adopted, attempt_id, shim))
         self._started(attempt_id, kept["pid"], kept["started_at"])

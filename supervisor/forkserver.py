@@ -97,7 +97,7 @@ def _fork_shim(channel: socket.socket, end: int, places: shim.Places, stage: chi
     if pid:
         os.close(spare)
         pidfd = os.pidfd_open(pid)
-        _answer(end, {"what": "hello"}, [pidfd])
+        _answer(end, {"what": "hello", "pid": pid}, [pidfd])
         os.close(pidfd)
         return
     code = 1

@@ -3,7 +3,7 @@
 Every message is one JSON object in one packet of a SEQPACKET socket.
 
     executor -> shim    {"start": Order}    {"take_over": attempt}    {"halt": attempt, "how": Halt}
-    shim -> executor    {"what": "hello"}, with a pidfd of the shim; once
+    shim -> executor    {"what": "hello", "pid"}, with a pidfd of the shim; once
                         {"what": "started", "attempt", "pid", "at"}
                         {"what": "ended", "attempt", "ending": {fields of Ending}}
                         {"what": "not_started", "attempt", "reason"}; the attempt is null if the shim itself

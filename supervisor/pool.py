@@ -29,12 +29,13 @@ MAX_ANSWER_BYTES = 8192
 
 
 class Shim:
-    """A shim of this daemon. `attempt_id` None: it is idle. `pidfd`: once it has said hello."""
+    """A shim of this daemon. `attempt_id` None: it is idle. `pid` and `pidfd`: once it has said hello."""
 
-    __slots__ = ("attempt_id", "channel", "pidfd", "refusal", "stop_timeout_s", "takes_over")
+    __slots__ = ("attempt_id", "channel", "pid", "pidfd", "refusal", "stop_timeout_s", "takes_over")
 
     def __init__(self, channel: socket.socket) -> None:
         self.channel = channel
+        self.pid: int | None = None
         self.pidfd: int | None = None
         self.attempt_id: int | None = None
         self.takes_over = False  # the attempt was another one's before
@@ -140,6 +141,7 @@ class Pool:
             return
         message = json.decode(text)
         if message["what"] == "hello":
+            shim.pid = message["pid"]
             return
         if message["what"] == "not_started" and message["attempt"] is None:
             shim.refusal = message["reason"]  # there is no shim; its channel closes next

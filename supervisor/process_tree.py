@@ -49,10 +49,10 @@ def parent_and_start(pid: int) -> tuple[int, int] | None:
     return (int(fields[1]), int(fields[19])) if fields else None
 
 
-def state(who: Identity) -> str:
-    """R, S, D, T, Z …, as `ps` has them; empty if it has gone."""
-    fields = _stat(who[0])
-    return fields[0].decode() if fields and int(fields[19]) == who[1] else ""
+def state(pid: int, start: int | None = None) -> str:
+    """R, S, D, T, Z …, as `ps` has them; empty if there is no such process, or none with this start time."""
+    fields = _stat(pid)
+    return fields[0].decode() if fields and start in (None, int(fields[19])) else ""
 
 
 def leads_a_session(pid: int) -> bool:

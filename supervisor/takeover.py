@@ -74,7 +74,7 @@ class TakenOver(Attempt):
 
     def _look(self) -> None:
         self._watch(self._find())
-        main = process_tree.state(self._main) if self._main else ""
+        main = process_tree.state(*self._main) if self._main else ""
         if self._pidfds:
             self._found_any = True
             self._empty_looks = 0

@@ -19,16 +19,23 @@ from supervisor.store import Store
 
 
 class Answers:
-    """Looks things up for clients. `bring_in`: have an older run in memory."""
+    """Looks things up for clients. `bring_in`: have an older run in memory. `hindrance`: what ails a shim."""
 
     def __init__(
-        self, engine: Engine, store: Store, streams: Streams, log_dir: Path, bring_in: Callable[[str], None]
+        self,
+        engine: Engine,
+        store: Store,
+        streams: Streams,
+        log_dir: Path,
+        bring_in: Callable[[str], None],
+        hindrance: Callable[[int], str | None],
     ) -> None:
         self._engine = engine
         self._store = store
         self._streams = streams
         self._log_dir = log_dir
         self._bring_in = bring_in
+        self._hindrance = hindrance
 
     def look_up(self, token: int, query: api.Query, daemon: dict[str, Any], now: Now) -> Answer | None:
         """The answer, or None if it is a stream that has begun. `daemon`: what `status` says of it."""
@@ -59,7 +66,15 @@ class Answers:
         self._engine.forget_finished()
         if isinstance(shown, Refusal):
             return shown
+        hindered = self._hindered()
+        for job in shown["jobs"] if hindered else ():
+            job["reason"] = hindered.get((job["run"], job["job"]), job["reason"])
         return {"daemon": daemon, **shown}
+
+    def _hindered(self) -> dict[tuple[str, str], str]:
+        """Run and job of attempts that nobody looks after at the moment, and why."""
+        under_way = self._engine.under_way().items()
+        return {(launch.run, launch.job.name): why for each, launch in under_way if (why := self._hindrance(each))}
 
     def _history(self, query: api.History, now: Now) -> Answer:
         since = 0.0 if query.since_s is None else now.wall - query.since_s

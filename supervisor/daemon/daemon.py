@@ -50,6 +50,8 @@ log = logging.getLogger("jobd")
 
 #: A commit that failed is tried again after this time.
 COMMIT_RETRY_S = 1.0
+#: Jobs that are named in one line.
+MAX_NAMES = 10
 #: With roles the socket is open to everyone: a stranger is told what he lacks.
 DEFAULT_SOCKET_MODE, SOCKET_MODE_WITH_ROLES = 0o660, 0o666
 #: Kinds of journal entries that go to the daemon's own log, besides those of runs; `jobctl events` has all.
@@ -101,7 +103,9 @@ class Daemon:
         self._desk = Desk(self._access, self._store.answer, self._on_command, self._on_query, self._inbox.append)
         self._control = self._open_socket()
         self._streams = Streams(self._control, self._store, self._loop, self._engine.last_event_id)
-        self._answers = Answers(self._engine, self._store, self._streams, paths.state_dir / "logs", self._bring_in)
+        logs = paths.state_dir / "logs"
+        hindrance = self._executor.hindrance
+        self._answers = Answers(self._engine, self._store, self._streams, logs, self._bring_in, hindrance)
 
     def _recover(self) -> None:
         """Take up what the last daemon left: its decisions, and the attempts under way."""
@@ -254,8 +258,14 @@ class Daemon:
             "version": __version__,
             "started_at": views.timestamp(self._started_at),
             "config": str(self._config.file),
-            "state": self._trouble or ("leaving" if self._engine.leaving else "running"),
+            "state": self._trouble or (self._leaving_when() if self._engine.leaving else "running"),
         }
+
+    def _leaving_when(self) -> str:
+        """What a shutdown waits for."""
+        names = sorted({launch.job.name for launch in self._engine.under_way().values()})
+        more = f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""
+        return f"leaving: waits for {', '.join(names[:MAX_NAMES])}{more}" if names else "leaving"
 
     def _on_gone(self, token: int) -> None:
         self._inbox.append(Dropped(token))

@@ -31,10 +31,11 @@ from supervisor.core.events import (
 )
 from supervisor.core.model import ACTIVE, Definitions, Finish
 from tests.core import dice
+from tests.core.courses import NEVER
 from tests.core.fake_store import FakeStore
 from tests.core.lives import Answer, Asked, Daemon, Request
 from tests.core.machine import Machine
-from tests.core.reference import NEVER, Reference
+from tests.core.reference import Reference
 
 NOON = 1_795_435_200.0
 #: Times are multiples of this: sums of them are exact.
@@ -65,6 +66,7 @@ class World:
         self._token = 0
         self._open: dict[int, Request] = {}  # what clients have not been answered
         self._unanswered: list[Request] = []  # by a daemon that has died; may be asked again
+        self._answered: list[Request] = []
         self._obeyed: dict[str, Answer] = {}  # requests that were committed, with their answers
         self._past: list[Event] = []
 
@@ -112,7 +114,6 @@ class World:
         self.trace.append("the daemon dies")
         self.deaths[self.last_step] += 1
         self.daemon = self.machine.hands = None
-        self.disk_is_full = False
         self._steps = iter(())
         self._unanswered = [request for request in self._open.values() if request.request_id is not None]
         self._open.clear()
@@ -235,9 +236,11 @@ class World:
             self.ask(commands.Report(outcome=outcome, job=seat.job.name, run=seat.run.name, data=10))
 
     def ask_again(self) -> None:
-        """Whoever was not answered asks once more, with the same id."""
-        if self._unanswered and self.daemon is not None:
-            request = self._unanswered.pop()
+        """Somebody asks once more, with the same id: most of them had no answer, or have none yet."""
+        known = [*self._unanswered, *self._open.values(), *self._answered[-2:]]
+        known = [request for request in known if request.request_id is not None]
+        if known and self.daemon is not None:
+            request = self.random.choice(known)
             self.ask(request.command, request.request_id)
 
     def hear_answer(self, token: int, answer: Answer) -> None:
@@ -247,6 +250,7 @@ class World:
         committed = self._obeyed.get(_key(request))
         assert committed is not None, f"{request} is answered before it is committed"
         assert committed == answer, f"{request} is answered {answer}, was {committed}"
+        self._answered.append(request)
 
     # ---- commits -----------------------------------------------------------------------------------
 

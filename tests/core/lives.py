@@ -112,10 +112,10 @@ class Daemon:
         if self.mail:
             mail, self.mail = self.mail, []
             for item in mail:
-                if isinstance(item, Request):
-                    self._take_request(item)
-                else:
+                if not isinstance(item, Request):
                     self.inbox.append(item)
+                elif self._is_new(item):
+                    self._take_command(item)
             yield "reads its mail"
         yield "waits"
 
@@ -178,21 +178,26 @@ class Daemon:
 
     # ---- requests ------------------------------------------------------------------------------
 
-    def _take_request(self, request: Request) -> None:
+    def _is_new(self, request: Request) -> bool:
+        """Whether it was not made before; else it gets the answer to that, now or when there is one."""
         token, request_id = request.token, request.request_id
-        if request_id is not None:
-            if request_id in self.store.answers:
-                self.outside.hear_answer(token, self.store.answers[request_id])
-                return
-            if request_id in self.same_request:
-                self.same_request[request_id].append(token)
-                return
-            self.repeatable[token] = request_id
-            self.same_request[request_id] = []
+        if request_id is None:
+            return True
+        if request_id in self.store.answers:
+            self.outside.hear_answer(token, self.store.answers[request_id])
+            return False
+        if request_id in self.same_request:
+            self.same_request[request_id].append(token)
+            return False
+        self.repeatable[token] = request_id
+        self.same_request[request_id] = []
+        return True
+
+    def _take_command(self, request: Request) -> None:
         run = getattr(request.command, "run", None)
         if run is not None and self.engine.registry.by_name(run) is None:
             self.engine.restore(self.store.snapshot_of(run), self.outside.now)
-        self.inbox.append(Requested(token, request.command, "ann"))
+        self.inbox.append(Requested(request.token, request.command, "ann"))
 
     def _answer(self, token: int, answer: Answer) -> None:
         request_id = self.repeatable.pop(token, "")
@@ -204,5 +209,6 @@ class Daemon:
         requests = [item for item in self.mail if isinstance(item, Request)]
         self.mail = [item for item in self.mail if not isinstance(item, Request)]
         for request in requests:
-            self.outside.hear_answer(request.token, Refusal(1, "storage", "the disk is full"))
-            yield "refuses a request"
+            if self._is_new(request):
+                self._answer(request.token, Refusal(1, "storage", "the disk is full"))
+                yield "refuses a request"

@@ -1,4 +1,4 @@
-"""What lives on while daemons die, in the crash simulation: shims, processes, the attempts' records, boots.
+"""What lives on while daemons die, in the crash simulation: shims, processes, the attempts' records.
 
 `Machine` is the world's side: it keeps the ledger of what truly ran and how it truly ended. `Hands` is
 the executor of one life of the daemon: it behaves as `supervisor.executor` promises, in steps so small
@@ -44,13 +44,12 @@ class Machine:
     now: Callable[[], Now]
     has_faults: bool = True
     life: int = 0  # of the daemon; each has a number
-    boot: int = 0
     hands: Hands | None = None  # those of the daemon, while one lives
     shims: dict[int, Shim] = field(default_factory=dict)  # attempt id ->
     records: dict[int, Record] = field(default_factory=dict)
     execs: dict[int, int] = field(default_factory=dict)  # attempt id -> processes that were begun for it
     truth: dict[int, Ending] = field(default_factory=dict)  # attempt id -> how it ended
-    suspects: set[int] = field(default_factory=set)  # attempts of an earlier boot: no record does not mean no process
+    suspects: set[int] = field(default_factory=set)  # of an earlier boot: no record need not mean no process
 
     # ---- what happens by itself ----------------------------------------------------------------
 
@@ -151,7 +150,6 @@ class Machine:
 
         `under_way`: attempts whose end the daemon has not recorded. One that has no record now may have run.
         """
-        self.boot += 1
         self.suspects |= set(under_way)
         for attempt_id, shim in self.shims.items():
             if shim.stage != "ordered":

@@ -12,12 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from supervisor.core import commands
 from supervisor.core.model import Dag
+from tests.core.courses import ACTIVE, WAITING, Course, Seat
 
 if TYPE_CHECKING:
-    from tests.core.reference import Course, Reference, Seat
+    from tests.core.reference import Reference
 
-WAITING = ("queued", "blocked")
-ACTIVE = ("running", "stopping")
 Change = tuple[str, str, str]  # job (or whatever is held), from, to
 
 

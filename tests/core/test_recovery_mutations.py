@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +11,7 @@ import pytest
 from supervisor.core import transitions
 from supervisor.core.attempts import Attempts
 from supervisor.core.engine import Engine
-from supervisor.core.events import Cause, Ending, Exited, Halt, NotStarted, Now, SaveAttempt
+from supervisor.core.events import Cause, Ending, Exited, NotStarted, Now, SaveAttempt
 from supervisor.core.flow import Flow
 from supervisor.core.ledger import Ledger
 from supervisor.core.live import LiveNode, LiveRun
@@ -20,7 +20,6 @@ from supervisor.core.ready import ReadyQueue
 from supervisor.core.transitions import Move, Verdict
 from tests.core.crashes import survive
 from tests.core.hunting import Mutation, Patch, hunt
-from tests.core.machine import Hands, Machine, Shim
 
 STEPS = 800
 
@@ -383,64 +382,6 @@ def autostart_does_not_see_what_is_unfinished(patch: Patch) -> None:
     patch.setattr(Engine, "_on_booted", on_booted_blindly)
 
 
-# ---- an executor that does not keep its word ----------------------------------------------------------------
-
-
-def a_signal_to_what_is_not_found_yet_is_dropped(patch: Patch) -> None:
-    signal = Hands.signal
-
-    def signal_but(hands: Hands, attempt_id: int, halt: Halt) -> None:
-        if attempt_id not in hands.unsettled:
-            signal(hands, attempt_id, halt)
-
-    patch.setattr(Hands, "signal", signal_but)
-
-
-def no_record_means_not_started_after_a_power_cut_too(patch: Patch) -> None:
-    settle = Hands._settle
-
-    def settle_in_good_faith(hands: Hands, attempt_id: int, halt: Halt | None) -> None:
-        hands.machine.suspects.clear()
-        settle(hands, attempt_id, halt)
-
-    patch.setattr(Hands, "_settle", settle_in_good_faith)
-
-
-def what_is_given_up_is_not_marked_so(patch: Patch) -> None:
-    settle = Hands._settle
-
-    def settle_and_forget(hands: Hands, attempt_id: int, halt: Halt | None) -> None:
-        is_new = attempt_id not in hands.machine.records
-        settle(hands, attempt_id, halt)
-        if is_new:
-            hands.machine.records.pop(attempt_id, None)
-
-    def begin_though_left_alone(machine: Machine, attempt_id: int, shim: Shim) -> None:
-        shim.life = machine.life
-        begin(machine, attempt_id, shim)
-
-    begin = Machine._begin
-    patch.setattr(Hands, "_settle", settle_and_forget)
-    patch.setattr(Machine, "_begin", begin_though_left_alone)
-
-
-def a_late_shim_begins_though_it_is_left_alone(patch: Patch) -> None:
-    begin = Machine._begin
-
-    def begin_though_left_alone(machine: Machine, attempt_id: int, shim: Shim) -> None:
-        shim.life = machine.life
-        begin(machine, attempt_id, shim)
-
-    patch.setattr(Machine, "_begin", begin_though_left_alone)
-
-
-def records_that_nobody_needs_are_left(patch: Patch) -> None:
-    def recover(hands: Hands, under_way: Iterable[int]) -> None:
-        hands.unsettled = dict.fromkeys(under_way)
-
-    patch.setattr(Hands, "recover", recover)
-
-
 #: Some job is not where it should be: told by its state, or by the answer to a command about it.
 WRONG = (
     "should be|starts, and|could start|is restored as|by the journal|was (answered|refused|done)|leaving|does not exist"
@@ -485,11 +426,6 @@ MUTATIONS: list[tuple[Mutation, str]] = [
     (the_last_job_of_a_command_is_not_saved, f"KeyError|{WRONG}"),
     (a_new_run_is_saved_without_its_end, f"saved Run|is defined otherwise|{WRONG}"),
     (autostart_does_not_see_what_is_unfinished, f"nobody asked for|no run of|was made for|{WRONG}"),
-    (a_signal_to_what_is_not_found_yet_is_dropped, "was not told to"),
-    (no_record_means_not_started_after_a_power_cut_too, "nobody knows of them"),
-    (what_is_given_up_is_not_marked_so, "runs without a record|KeyError"),
-    (a_late_shim_begins_though_it_is_left_alone, "runs without a record"),
-    (records_that_nobody_needs_are_left, "are left"),
 ]
 
 

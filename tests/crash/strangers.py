@@ -31,8 +31,10 @@ class Strangers:
         run, job, number = key
         if len(self._twins) == MAX_TWINS:
             _end(self._twins.pop(0))
-        marks = {"JOBD_RUN": run, "JOBD_JOB": job, "JOBD_DAG": run.partition("@")[0], "JOBD_ATTEMPT": str(number)}
-        self._twins.append(self._spawn({**marks, "JOBD_SOCKET": str(self._folder / "another")}))
+        dag, _, at = run.partition("@")
+        marks = {"JOB": job, "DAG": dag, "RUN": run, "RUN_DATE": at[:10], "ATTEMPT": str(number)}
+        marks["SOCKET"] = str(self._folder / "another")
+        self._twins.append(self._spawn({f"JOBD_{name}": value for name, value in marks.items()}))
 
     def problem(self) -> str:
         """What has happened to them; empty: nothing."""

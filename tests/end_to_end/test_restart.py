@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import select
 import signal
@@ -120,3 +121,28 @@ def test_a_reload_by_signal_adds_jobs_and_a_broken_file_changes_nothing(jobd: Jo
     result = jobd.ctl("reload", "--json", code=78)
     assert "nobody" in result.json["errors"][0]["message"]
     assert set(jobd.states()) == {"one", "two"}
+
+
+def test_a_drain_shows_what_it_waits_for(jobd: Jobd) -> None:
+    os.mkfifo(jobd.folder / "gate")
+    jobd.start("[jobs.long]\ncommand = 'read x < gate'\n")
+    jobd.ctl("start")
+    jobd.await_event(lambda event: event["kind"] == "running")
+    assert "waits for long" in jobd.ctl("shutdown", "--drain").out
+    assert jobd.ctl("status", "--json").json["daemon"]["state"] == "leaving: waits for long"
+    assert jobd.ctl("status").out.startswith("jobd  leaving: waits for long\n")
+    (jobd.folder / "gate").write_text("go\n")
+    assert jobd.process is not None
+    assert jobd.process.wait(30) == 0
+
+
+def test_a_stopped_shim_is_shown_and_its_job_can_be_stopped(jobd: Jobd) -> None:
+    jobd.start("[jobs.long]\ncommand = 'sleep 1000'\n")
+    jobd.ctl("start")
+    jobd.await_event(lambda event: event["kind"] == "running")
+    [path] = (jobd.state / "attempts").glob("*.json")
+    shim = json.loads(path.read_text())["shim"]
+    os.kill(shim, signal.SIGSTOP)
+    assert f"kill -CONT {shim}" in jobd.jobs()["long"]["reason"]
+    jobd.ctl("stop", "--wait")
+    assert jobd.states() == {"long": "stopped"}
