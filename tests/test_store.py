@@ -198,3 +198,11 @@ def test_an_attempt_keeps_the_boot_in_which_it_was_first_committed(path: Path) -
     after.commit([SaveAttempt(make_attempt(1)), SaveAttempt(make_attempt(2))])
     assert after.boots([1, 2, 3]) == {1: "before", 2: "after"}
     after.close()
+
+
+def test_attempts_that_have_ended_or_were_taken_back_are_settled(store: Store) -> None:
+    active = make_attempt(2)
+    active.state = State.STOPPING
+    store.commit([*save_run(make_run()), *map(SaveAttempt, (make_attempt(1), active, make_attempt(3)))])
+    store.commit([DeleteAttempt(3)])
+    assert store.settled([1, 2, 3, 4]) == [1, 3, 4]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from supervisor.core import views
@@ -15,9 +16,14 @@ if TYPE_CHECKING:
     from supervisor.core.engine import Engine
 
 
+#: Comparing names costs time: only so many, of nearly the same length, are looked at for a hint.
+MAX_COMPARED, MAX_LENGTHS_APART = 1000, 3
+
+
 def unknown_name(name: str, known: Iterable[str], where: str = "") -> Refusal:
     """Nobody has this name; the hint is the nearest one that somebody has."""
-    near = get_close_matches(name, known, n=1)
+    alike = islice((each for each in known if abs(len(each) - len(name)) <= MAX_LENGTHS_APART), MAX_COMPARED)
+    near = get_close_matches(name, alike, n=1)
     hint = f"did you mean {near[0]}?" if near else "jobctl status --all lists all names"
     return Refusal(4, "unknown_name", f"no job or dag {name!r}{where}", hint)
 

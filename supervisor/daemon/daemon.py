@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -50,6 +51,8 @@ log = logging.getLogger("jobd")
 
 #: A commit that failed is tried again after this time.
 COMMIT_RETRY_S = 1.0
+#: Questions that are left after so long wait for the next turn: jobs come first.
+ANSWERING_S = 0.005
 #: Jobs that are named in one line.
 MAX_NAMES = 10
 #: With roles the socket is open to everyone: a stranger is told what he lacks.
@@ -82,7 +85,7 @@ class Daemon:
         self._started_at = time.time()
         self._leaving = False
         self._inbox: list[Event] = []
-        self._queries: list[Callable[[], None]] = []
+        self._queries: deque[Callable[[], None]] = deque()
         self._decided: list[Decision] = []  # and not committed
         self._trouble = ""  # why it cannot be committed
         self._retry_at = 0.0  # monotonic; not before this is it tried again
@@ -159,9 +162,7 @@ class Daemon:
             decisions, self._decided = self._decided, []
             self._carry_out(decisions)
             self._engine.forget_finished()
-        queries, self._queries = self._queries, []
-        for query in queries:
-            query()
+        self._answer_questions()
 
     def _ask_engine(self, now: Now) -> None:
         deadline = self._engine.deadline()
@@ -170,6 +171,14 @@ class Daemon:
         # The list itself stays: the executor appends to it.
         events, self._inbox[:] = list(self._inbox), []
         self._decided += [decision for event in events for decision in self._engine.handle(event, now)]
+
+    def _answer_questions(self) -> None:
+        """Those that were there when the turn was committed, as far as there is time; at least one."""
+        until = time.monotonic() + ANSWERING_S
+        for _ in range(len(self._queries)):
+            self._queries.popleft()()
+            if time.monotonic() >= until:
+                return
 
     def _next_turn_at(self) -> float | None:
         """Monotonic time at which a turn is wanted, should nothing happen before."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,8 @@ from supervisor.logs import LogFollowers
 from supervisor.loop import Loop
 from supervisor.store import Store
 
-#: Journal entries sent in one step to a subscriber who begins in the past.
-BACKLOG_STEP = 500
+#: Journal entries sent in one turn to one of the subscribers who begin in the past.
+BACKLOG_STEP = 50
 
 
 class Streams:
@@ -25,6 +26,7 @@ class Streams:
         self._loop = loop
         self._last_event_id = last_event_id  # the last one that is committed
         self._subscribers: dict[int, int] = {}  # token -> id of the last entry sent
+        self._behind: deque[int] = deque()  # those of them that have not seen all that is committed
         self._followers = LogFollowers(loop)
         self._following: dict[int, int] = {}  # token -> attempt id
 
@@ -41,27 +43,32 @@ class Streams:
         since = self._last_event_id if since is None else min(since, self._last_event_id)
         self._control.reply(token, {"since": since}, more=True)
         self._subscribers[token] = since
-        self._catch_up(token, [])
+        if since < self._last_event_id:
+            self._behind.append(token)
+            self._loop.call_at(0.0, self._catch_up)
 
     def publish(self, entries: list[JournalEntry]) -> None:
         """These entries, without a gap, have been committed."""
         self._last_event_id = entries[-1].id
-        for token in list(self._subscribers):
-            self._catch_up(token, entries)
+        for token, sent in list(self._subscribers.items()):
+            if sent == entries[0].id - 1:
+                self._send(token, entries)
 
-    def _catch_up(self, token: int, entries: list[JournalEntry]) -> None:
-        """Send what the subscriber has not seen: from `entries`, or in steps from the store if it is further behind."""
+    def _catch_up(self) -> None:
+        """One step of one subscriber, then the next one's: others have to be served too."""
+        token = self._behind.popleft()
         sent = self._subscribers.get(token)
-        if sent is None or sent >= self._last_event_id:
-            return
-        if not entries or entries[0].id > sent + 1:
-            entries = self._store.events(sent, BACKLOG_STEP)
+        if sent is not None:
+            self._send(token, self._store.events(sent, BACKLOG_STEP))
+            if self._subscribers.get(token, self._last_event_id) < self._last_event_id:
+                self._behind.append(token)
+                self._loop.call_at(0.0, self._catch_up)
+
+    def _send(self, token: int, entries: list[JournalEntry]) -> None:
         for entry in entries:
-            if entry.id > sent and token in self._subscribers:  # it may be gone, or lagged
+            if token in self._subscribers:  # it may be gone, or lagged
                 self._subscribers[token] = entry.id
                 self._control.notify(token, "event", views.event_view(entry))
-        if self._subscribers.get(token, self._last_event_id) < self._last_event_id:
-            self._loop.call_at(0.0, lambda: self._catch_up(token, []))
 
     # ---- logs ----------------------------------------------------------------------------------
 

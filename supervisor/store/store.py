@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from supervisor.core.events import DeleteAttempt, DeleteHold, Journal, Save, SaveAttempt, SaveHold, SaveNode, SaveRun
-from supervisor.core.model import ACTIVE, Attempt, Dag, Hold, JournalEntry, Node, Run, Snapshot
+from supervisor.core.model import AT_REST, Attempt, Dag, Hold, JournalEntry, Node, Run, Snapshot
 from supervisor.store.opening import StoreError, explained, open_database
 from supervisor.store.rows import NonsenseError, Table, check_run, read_dag, read_record, read_run
 
@@ -220,7 +220,7 @@ class Store:
         """Those of them that have ended, or that were taken back: nothing more is to be found out about them."""
         query = "SELECT state FROM attempt WHERE id = ?"
         states = {attempt_id: self._rows(query, (attempt_id,)) for attempt_id in attempt_ids}
-        return [attempt_id for attempt_id, rows in states.items() if not rows or rows[0]["state"] not in ACTIVE]
+        return [attempt_id for attempt_id, rows in states.items() if not rows or rows[0]["state"] in AT_REST]
 
     def _last_id(self, table: str) -> int:
         # Not max(id): an id is never given twice, even if its row was deleted.

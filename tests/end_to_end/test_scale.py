@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+
 import psutil
 
 from tests.end_to_end.conftest import Jobd
@@ -33,3 +36,36 @@ def test_a_wide_dag_runs_every_job_once(jobd: Jobd) -> None:
     assert ledger[0] == "first"
     assert ledger[-1] == "last"
     assert sorted(ledger[1:-1], key=int) == [str(n) for n in range(500)]
+
+
+def test_a_killed_daemon_with_three_hundred_jobs_finds_them_all_again(jobd: Jobd) -> None:
+    """One of them ends in the gap; all others go on, and none is started again."""
+    count = 300
+    os.mkfifo(jobd.folder / "last")
+    gates = "while [ ! -e {gate} ]; do sleep 1; done"
+    jobs = "".join(
+        f"[jobs.job{n}]\ncommand = '''echo {n} >> ledger; {gates.format(gate='go')}; exit {n % 100}'''\n"
+        for n in range(count - 1)
+    )
+    jobd.start(jobs + "[jobs.gap]\ncommand = 'read x < last; echo said; exit 33'\n")
+    jobd.ctl("start")
+    while len([pid for job in jobd.jobs().values() if (pid := job["pid"])]) < count:
+        pass  # each call asks the daemon anew
+    before = {name: job["pid"] for name, job in jobd.jobs().items()}
+    gap = psutil.Process(before["gap"])
+    assert jobd.stop(signal.SIGKILL) == -signal.SIGKILL
+    (jobd.folder / "last").write_text("go\n")
+    psutil.wait_procs([gap], timeout=30)
+    assert not gap.is_running()
+    jobd.start()
+    jobd.await_event(lambda event: event["job"] == "gap" and event["kind"] == "failed")
+    jobs_now = jobd.jobs()
+    ended = jobs_now.pop("gap")
+    assert (ended["state"], ended["exit_code"]) == ("failed", 33)
+    assert {name: job["pid"] for name, job in jobs_now.items()} == {n: p for n, p in before.items() if n != "gap"}
+    (jobd.folder / "go").touch()
+    jobd.ctl("wait", code=1)
+    codes = {name: job["exit_code"] for name, job in jobd.jobs().items() if name != "gap"}
+    assert codes == {f"job{n}": n % 100 for n in range(count - 1)}
+    assert sorted(map(int, (jobd.folder / "ledger").read_text().split())) == list(range(count - 1))
+    assert jobd.ctl("logs", "gap").out == "said\n"
