@@ -28,6 +28,8 @@ from supervisor.core.transitions import Move, Verdict, format_duration
 #: After a start that the machine refused (no process, no memory), nothing is started for this long,
 #: doubling from the first to the second.
 START_PAUSE_MIN_S, START_PAUSE_MAX_S = 0.1, 30.0
+#: A lost job is not started again sooner: what has killed its shim may do so again at once.
+LOST_DELAY_MIN_S = 1.0
 
 
 class Attempts:
@@ -207,7 +209,7 @@ class Attempts:
             tries = node.tries
             self._flow.ask(live, forced=forced)
             node.tries = tries  # a lost attempt takes none, and gives none back
-            self._delay(live, transitions.retry_delay_s(job, 0))
+            self._delay(live, max(LOST_DELAY_MIN_S, transitions.retry_delay_s(job, 0)))
 
     def _retry(self, live: LiveNode, why: str) -> None:
         delay_s = transitions.retry_delay_s(live.job, live.node.tries)
@@ -270,6 +272,7 @@ class Attempts:
                 self._ledger.decide(Signal(live.attempt.id, Halt.WIND_DOWN))
         elif node.retry_at is not None:
             # A clock that was set back meanwhile must not make it wait for years.
-            longest_s = max(transitions.retry_delay_s(job, tries) for tries in (0, max(0, node.tries - 1)))
+            delays_s = [transitions.retry_delay_s(job, tries) for tries in (0, max(0, node.tries - 1))]
+            longest_s = max(LOST_DELAY_MIN_S, *delays_s)
             self._delay(live, min(node.retry_at - self._ledger.now.wall, longest_s))
             self._ledger.save_node(live)

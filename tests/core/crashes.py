@@ -43,7 +43,7 @@ TICK_S = 1 / 64
 #: Steps in which a world that nobody disturbs any more must come to its end.
 MAX_LAST_STEPS = 20_000
 #: What a failure shows of the steps before it.
-TRACE_STEPS = 40
+TRACE_STEPS, TRACE_CHARS = 40, 300
 
 
 class World:
@@ -363,6 +363,6 @@ def survive(seed: int, steps: int) -> Counter[str]:
         world.let_everything_end()
         world.check_the_end()
     except Exception as error:
-        error.add_note("\n".join(world.trace))
+        error.add_note("\n".join(line[:TRACE_CHARS] for line in world.trace))
         raise
     return world.deaths

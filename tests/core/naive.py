@@ -114,6 +114,10 @@ def is_retried(job: Job, ended: str, ending: Ending | None, tries: int) -> bool:
     return ending is not None and ending.cause is Cause.EXITED and ending.exit_code in job.retry_codes
 
 
+#: The least that a lost job waits before it is started again, seconds.
+LOST_DELAY_S = 1.0
+
+
 def retry_delay_s(job: Job, retries_before: int) -> float:
     delay_s = job.retry_delay_s * job.retry_backoff**retries_before
     return delay_s if job.retry_max_delay_s is None else min(delay_s, job.retry_max_delay_s)

@@ -103,7 +103,10 @@ class Reference:
         for run in self.runs.values():
             for seat in run.seats.values():
                 if seat.due_wall is not None:
-                    longest_s = max(naive.retry_delay_s(seat.job, tries) for tries in (0, max(0, seat.tries - 1)))
+                    longest_s = max(
+                        naive.LOST_DELAY_S,
+                        *(naive.retry_delay_s(seat.job, tries) for tries in (0, max(0, seat.tries - 1))),
+                    )
                     seat.due = now.mono + min(seat.due_wall - now.wall, longest_s)
                 if seat.fails_at is not None:
                     seat.fails_at = self._report_due(seat)
@@ -302,7 +305,7 @@ class Reference:
         elif final == "lost" and seat.job.retry_lost and not stopping:
             self.ask(seat, forced=forced)
             seat.tries = tries
-            self._delay(seat, naive.retry_delay_s(seat.job, 0))
+            self._delay(seat, max(naive.LOST_DELAY_S, naive.retry_delay_s(seat.job, 0)))
 
     def _delay(self, seat: Seat, delay_s: float) -> None:
         if delay_s > 0:

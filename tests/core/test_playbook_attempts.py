@@ -162,6 +162,15 @@ def test_retry_lost_starts_again_by_itself_and_takes_no_retry() -> None:
     assert [str(attempt.state) for attempt in book.store.attempts.values()] == ["lost", "failed", "lost", "failed"]
 
 
+def test_a_lost_job_is_not_started_again_at_once() -> None:
+    assert (
+        Playbook(job("a", retry_lost=True))
+        >> start() << "launch a"
+        >> is_lost("a") << "a lost, a queued"
+        >> later(1) << "launch a 2"
+    )  # fmt: skip
+
+
 # ---- reports ---------------------------------------------------------------------------------------
 
 

@@ -119,7 +119,10 @@ class Truth:
         for node in self.store.nodes.values():
             if node.retry_at is not None:
                 key = self.store.runs[node.run_id].name, node.job
-                longest_s = max(naive.retry_delay_s(self._job(key), tries) for tries in (0, max(0, node.tries - 1)))
+                longest_s = max(
+                    naive.LOST_DELAY_S,
+                    *(naive.retry_delay_s(self._job(key), tries) for tries in (0, max(0, node.tries - 1))),
+                )
                 self._delay(key, min(max(0.0, node.retry_at - now.wall), longest_s))
 
     def _learn_runs(self, event: Event, decisions: list[Decision]) -> None:
@@ -176,7 +179,7 @@ class Truth:
             self.forced.discard(key)
         if entry.kind == "queued" and before in AT_REST:
             if is_ending and ending and ending.is_repeated:
-                self._delay(key, self._job(key).retry_delay_s)
+                self._delay(key, max(naive.LOST_DELAY_S, self._job(key).retry_delay_s))
             else:
                 self._note_asked(key)
 

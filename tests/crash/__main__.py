@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import random
+import signal
 import sys
 import tempfile
 import time
@@ -23,6 +24,7 @@ def main() -> int:
     options = parser.parse_args()
     seed = random.randrange(10**6) if options.seed is None else options.seed
     folder = options.folder or Path(tempfile.mkdtemp(prefix="crash-"))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("told to end"))  # so that nothing of the worlds is left
     total, began_at = Figures(), time.monotonic()
     print(f"seed {seed}, folder {folder}")
     for report in fuzz(folder, options.kills, seed, options.kinds, options.per_world):

@@ -56,7 +56,9 @@ class Strangers:
         old = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         try:
             env = {**os.environ, **marks}
-            return subprocess.Popen(["sleep", "3600"], start_new_session=True, cwd=self._folder, env=env)
+            return subprocess.Popen(
+                ["sleep", "3600"], start_new_session=True, cwd=self._folder, env=env, stdout=subprocess.DEVNULL
+            )
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, old)
 

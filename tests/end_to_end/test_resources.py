@@ -206,7 +206,7 @@ def test_without_descriptors_jobs_start_or_wait_and_start_once_there_are_some(
     if warm:
         jobd.ctl("start", "warm", "--wait")
     daemon, *helpers = family(jobd)
-    for process in ([daemon] if who == "jobd" else helpers):
+    for process in [daemon] if who == "jobd" else helpers:
         take_descriptors(process, left)
     line.ask("start", names=["main"])
     await_starts_or_refusal(line)

@@ -5,9 +5,15 @@ from __future__ import annotations
 import json
 import os
 import select
+import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
+from typing import Any
+
+import psutil
+import pytest
 
 from tests.end_to_end.conftest import PROJECT, Jobd
 
@@ -146,3 +152,89 @@ def test_a_stopped_shim_is_shown_and_its_job_can_be_stopped(jobd: Jobd) -> None:
     assert f"kill -CONT {shim}" in jobd.jobs()["long"]["reason"]
     jobd.ctl("stop", "--wait")
     assert jobd.states() == {"long": "stopped"}
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGKILL], ids=["TERM", "KILL"])
+def test_restarts_in_the_middle_of_the_sample_change_nothing(jobd: Jobd, signum: int) -> None:
+    """`systemctl restart` after every job that succeeds: all nine succeed, each by its first attempt."""
+    shutil.copytree(PROJECT / "etc", jobd.folder / "etc")
+    jobd.config = jobd.folder / "etc/jobs.toml"
+    jobd.start()
+    jobd.ctl("start", "inventory")
+    for count in range(1, 9):
+        jobd.await_event(succeeded(count))
+        assert jobd.stop(signum) == (0 if signum == signal.SIGTERM else -signum)
+        jobd.start()
+    jobd.ctl("wait", "inventory")
+    assert set(jobd.states().values()) == {"success"}
+    attempts = jobd.ctl("history", "--json").json["attempts"]
+    assert len(attempts) == len(jobd.states()) == 9
+    assert (jobd.folder / "var/inventory/report.md").exists()
+
+
+def succeeded(count: int) -> Callable[[dict[str, Any]], bool]:
+    """So many jobs have ended well."""
+    seen: set[str] = set()
+
+    def wanted(event: dict[str, Any]) -> bool:
+        if event["kind"] == "success":
+            seen.add(event["job"])
+        return len(seen) >= count
+
+    return wanted
+
+
+def test_daemon_forkserver_and_a_shim_killed_at_once(jobd: Jobd) -> None:
+    """Nobody is left who could know how that one job ends: it is lost. The others are unharmed, so is a stranger."""
+    gate = "while [ ! -e go ]; do sleep 0.05; done"
+    jobd.start("".join(f"[jobs.job{n}]\ncommand = '{gate}; echo end {n}; exit {n}'\n" for n in range(5)))
+    jobd.ctl("start")
+    records: list[dict[str, Any]] = []
+    while len(records) < 5:
+        files = (jobd.state / "attempts").glob("*.json")
+        records = [kept for file in files if (kept := json.loads(file.read_text())) and kept["pid"]]
+    victim = next(kept for kept in records if kept["log"].endswith("job0.1.log"))
+    canary = subprocess.Popen(["sleep", "1000"], start_new_session=True)
+    assert jobd.process is not None
+    forkserver = psutil.Process(victim["shim"]).ppid()
+    pids = (jobd.process.pid, forkserver, victim["shim"])
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)  # so that none of them sees another one die
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+    jobd.process.wait(30)
+    jobd.start()
+    record = jobd.state / f"attempts/{victim['attempt']}.json"
+    while json.loads(record.read_text())["shim"] == victim["shim"]:
+        jobd.ctl("ping")  # until another shim reads the job's output
+    (jobd.folder / "go").touch()
+    jobd.ctl("wait", code=1)
+    jobs = jobd.jobs()
+    assert [jobs[f"job{n}"]["state"] for n in range(5)] == ["lost", "failed", "failed", "failed", "failed"]
+    assert [jobs[f"job{n}"]["exit_code"] for n in range(5)] == [None, 1, 2, 3, 4]
+    assert "its shim was killed" in jobs["job0"]["reason"]
+    assert [jobd.ctl("logs", f"job{n}").out for n in range(5)] == [f"end {n}\n" for n in range(5)]
+    assert jobd.await_event(lambda event: event["kind"] == "lost")["job"] == "job0"
+    assert canary.poll() is None
+    canary.kill()
+    canary.wait(30)
+
+
+def test_a_killed_shim_is_made_up_for_by_the_daemon_itself(jobd: Jobd) -> None:
+    """Without forkserver, jobd is the next subreaper up: it sees the job's end."""
+    jobd.start("[jobs.one]\ncommand = 'while [ ! -e go ]; do sleep 0.05; done; exit 7'\n")
+    jobd.ctl("start")
+    jobd.await_event(lambda event: event["kind"] == "running")
+    records: list[dict[str, Any]] = []
+    while not records:
+        files = (jobd.state / "attempts").glob("*.json")
+        records = [kept for file in files if (kept := json.loads(file.read_text())) and kept["pid"]]
+    shim = records[0]["shim"]
+    forkserver = psutil.Process(shim).ppid()
+    for pid in (forkserver, shim):
+        os.kill(pid, signal.SIGSTOP)
+    for pid in (forkserver, shim):
+        os.kill(pid, signal.SIGKILL)
+    (jobd.folder / "go").touch()
+    jobd.ctl("wait", code=1)
+    assert jobd.jobs()["one"]["exit_code"] == 7

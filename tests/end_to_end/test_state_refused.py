@@ -102,6 +102,7 @@ command = "echo began >> ledger; read x < gate; exit 4"
 [jobs.then]
 command = "echo then >> ledger"
 needs = ["long:failed"]
+[dags.other]
 [jobs.fine]
 dag = "other"
 command = "echo fine >> ledger"
