@@ -93,14 +93,14 @@ def has_ended(pidfd: int) -> bool:
     return bool(poll.poll(0))
 
 
-def living(since: int) -> dict[int, tuple[int, int]]:
-    """Parent and start time of every process that lives and was not started before `since` (clock ticks)."""
-    found: dict[int, tuple[int, int]] = {}
+def living(since: int) -> dict[int, tuple[int, int, int]]:
+    """Start time, parent and session of every process that lives and was not started before `since` (clock ticks)."""
+    found: dict[int, tuple[int, int, int]] = {}
     for name in os.listdir("/proc"):
         if name.isdigit() and (fields := _stat(int(name))) and fields[0] not in (b"Z", b"X"):
             start = int(fields[19])
             if start >= since:
-                found[int(name)] = (int(fields[1]), start)
+                found[int(name)] = (start, int(fields[1]), int(fields[3]))
     return found
 
 

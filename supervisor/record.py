@@ -5,7 +5,8 @@ be taken only once. So an attempt id is executed at most once, whoever dies at w
 shim that takes the name may start it; a daemon that takes it has given the attempt up.
 Written by the shim and read by the executor. It need not survive power loss, so nothing is synced.
 
-Keys: attempt, shim and shim_start (identity of the shim), boot, fifo, log, started_at, began_at (monotonic),
+Keys: attempt, shim and shim_start (identity of the shim), parent (that of its forkserver), boot, fifo, log,
+started_at, began_at (monotonic),
 and what another shim needs to take the attempt over: terms (an order.Terms) and env (what the job's
 processes can be known by). Then pid and pid_start (identity of the main process), and at last ending (an
 Ending). `given_up` (why) says instead that nothing ran and nothing ever will.
@@ -25,6 +26,7 @@ import time
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from typing import Any
 
     Record = dict[str, Any]
@@ -132,11 +134,8 @@ def is_over(record: Record) -> bool:
     return "given_up" in record or bool(record.get("ending"))
 
 
-def note_main_exit(folder: str, main: tuple[int, int], status: dict[str, int]) -> None:
-    """Keep the status of this process (pid, start time), if it was the main one of an attempt whose shim was killed.
-
-    Called before it is reaped, so once it has gone its status is here or nowhere. `status`: exit_code or signal.
-    """
+def under_way(folder: str) -> Iterator[tuple[int, Record]]:
+    """Every record that is not over, with a descriptor to write to it, which is closed afterwards."""
     for name in os.listdir(folder):
         if not name.endswith(".json"):
             continue
@@ -146,12 +145,22 @@ def note_main_exit(folder: str, main: tuple[int, int], status: dict[str, int]) -
             continue
         try:
             record = _decode(os.pread(fd, FILE_BYTES, 0))
-            if (record.get("pid"), record.get("pid_start")) == main and not is_over(record):
-                _note(fd, status)
+            if not is_over(record):
+                yield fd, record
         except (OSError, ValueError):
             pass
         finally:
             os.close(fd)
+
+
+def note_main_exit(folder: str, main: tuple[int, int], status: dict[str, int]) -> None:
+    """Keep the status of this process (pid, start time), if it was the main one of an attempt whose shim was killed.
+
+    Called before it is reaped, so once it has gone its status is here or nowhere. `status`: exit_code or signal.
+    """
+    for fd, record in under_way(folder):
+        if (record.get("pid"), record.get("pid_start")) == main:
+            _note(fd, status)
 
 
 def claim(path: str, reason: str) -> bool:

@@ -75,20 +75,19 @@ class Shim:
     def run(self) -> None:
         """Until jobd has gone and nothing is under way."""
         while self._has_master or self._attempt:
-            attempt = self._attempt
-            for fd, _ in self._poll.poll(attempt.wait_ms() if attempt else None):
+            for fd, _ in self._poll.poll(self._attempt.wait_ms() if self._attempt else None):
                 if fd == self._channel:
                     self._hear()
                 elif fd == self._wakeup_fd:
                     self._on_signals()
-                elif attempt and fd == attempt.event_fd:
-                    self._on_event(attempt)
-                elif attempt:
-                    attempt.capture.transfer()
-            if attempt:
-                attempt.on_time()
-                if attempt.has_ended:
-                    self._end(attempt)
+                elif self._attempt and fd == self._attempt.event_fd:
+                    self._on_event(self._attempt)
+                elif self._attempt:
+                    self._attempt.capture.transfer()
+            if self._attempt:  # it may have begun just now, and even have ended
+                self._attempt.on_time()
+                if self._attempt.has_ended:
+                    self._end(self._attempt)
         self._fifo.remove()
         self._slot.close()
 
@@ -156,6 +155,7 @@ class Shim:
             "attempt": number,
             "shim": self._identity[0],
             "shim_start": self._identity[1],
+            "parent": process_tree.identity(os.getppid()),
             "boot": places.boot,
             "fifo": os.path.basename(self._fifo.path),
             "log": order["log"],
@@ -200,7 +200,7 @@ class Shim:
         kept["shim"], kept["shim_start"] = self._identity
         self._slot.rewrite(kept)
         capture = Capture(fifo, f"{places.logs}/{kept['log']}", kept["terms"]["log_max_bytes"])
-        attempt = TakenOver(kept, self._slot, capture)
+        attempt = TakenOver(kept, self._slot, capture, places.attempts)
         self._say("taken", number, pid=attempt.pid, at=kept["started_at"])
         self._follow(attempt)
         attempt.on_event()

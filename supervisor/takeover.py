@@ -1,10 +1,10 @@
 """An attempt whose shim was killed, followed and ended by another shim in its place.
 
 This process is not the parent of the attempt's processes, so it cannot wait for them. It knows them by
-what they inherited (see `_bears`), watches each by a pidfd, and looks again whenever one has gone. The
+what they inherited and by where they ended up (see `_find`), watches each by a pidfd, and looks again
+whenever one has gone. The
 status of the main process comes from the record, where its new parent notes it (`record.note_main_exit`):
 the forkserver, or jobd. If both had died too, nobody has seen it, and the attempt is lost.
-A process that has left all of it behind (its parents, its output, its environment) is not found.
 Stdlib only: it is part of the small process.
 """
 
@@ -16,7 +16,7 @@ from __future__ import annotations
 import os
 import select
 
-from supervisor import process_tree
+from supervisor import process_tree, record
 from supervisor.attempt import Attempt
 
 TYPE_CHECKING = False
@@ -39,11 +39,13 @@ MAX_ENVIRONMENT_BYTES = 4 * 1024 * 1024
 class TakenOver(Attempt):
     """`event_fd` tells that one of its processes has ended. Call `on_event` once to begin."""
 
-    def __init__(self, kept: dict[str, Any], slot: Slot, capture: Capture) -> None:
+    def __init__(self, kept: dict[str, Any], slot: Slot, capture: Capture, attempts_folder: str) -> None:
         super().__init__(kept["terms"], slot, kept, capture)
         self._main = (kept["pid"], kept["pid_start"]) if kept["pid"] else None
         self._marks = {f"{name}={value}".encode() for name, value in kept["env"].items()}
         self._since = kept["not_before"]
+        self._forkserver = tuple(kept["parent"] or (0, 0))
+        self._attempts_folder = attempts_folder
         self._fifo_path = os.path.realpath(capture.fifo.path)
         self._pidfds: dict[Identity, int] = {}
         self._ends = select.epoll()
@@ -117,19 +119,36 @@ class TakenOver(Attempt):
     # -- how they are found ----------------------------------------------------------------------
 
     def _find(self) -> list[Identity]:
-        """The main process, those that bear a mark, and all that is below these; parents first."""
+        """The main process, those that bear a mark, strays, and all that is below these; parents first."""
         everyone = process_tree.living(self._since)
         children: dict[int, list[int]] = {}
-        for pid, (parent, _start) in everyone.items():
+        for pid, (_start, parent, _session) in everyone.items():
             children.setdefault(parent, []).append(pid)
-        todo = [pid for pid, (_parent, start) in everyone.items() if (pid, start) == self._main or self._bears(pid)]
+        todo = [pid for pid, (start, _, _) in everyone.items() if (pid, start) == self._main or self._bears(pid)]
+        todo += self._strays(everyone, {*todo})
         found: set[int] = set()
         while todo:
             pid = todo.pop()
             if pid not in found and pid != os.getpid():
                 found.add(pid)
                 todo += children.get(pid, ())
-        return sorted(((pid, everyone[pid][1]) for pid in found), key=lambda who: who[1])
+        return sorted(((pid, everyone[pid][0]) for pid in found), key=lambda who: who[1])
+
+    def _strays(self, everyone: dict[int, tuple[int, int, int]], known: set[int]) -> list[int]:
+        """Processes without a mark that came to the forkserver of the killed shim: of an attempt that had such a shim.
+
+        Of this one if there is no other. The forkserver's own children, the shims, are in its session.
+        """
+        server = self._forkserver[0]
+        strays = [
+            pid
+            for pid, (_start, parent, session) in everyone.items()
+            if parent == server != session and pid not in known and not _has_any_environment(pid)
+        ]
+        if not strays or process_tree.identity(server) != self._forkserver:
+            return []
+        taken = [kept for _fd, kept in record.under_way(self._attempts_folder) if "not_before" in kept]
+        return strays if [kept["attempt"] for kept in taken] == [self.id] else []
 
     def _bears(self, pid: int) -> bool:
         """Whether the environment that it began with, or a descriptor, is of this attempt.
@@ -139,12 +158,7 @@ class TakenOver(Attempt):
         return pid != os.getpid() and (self._has_environment(pid) or self._writes_to_fifo(pid))
 
     def _has_environment(self, pid: int) -> bool:
-        try:
-            with open(f"/proc/{pid}/environ", "rb") as file:
-                environment = file.read(MAX_ENVIRONMENT_BYTES)
-        except OSError:
-            return False
-        return self._marks.issubset(environment.split(b"\0"))
+        return self._marks.issubset(_environment(pid))
 
     def _writes_to_fifo(self, pid: int) -> bool:
         folder = f"/proc/{pid}/fd"
@@ -168,6 +182,20 @@ class TakenOver(Attempt):
         if not self._found_any:  # it had ended before we came
             noted |= {"finished_at": at, "duration_s": max(0.0, at - self._record["started_at"])}
         return noted
+
+
+def _environment(pid: int) -> list[bytes]:
+    """What it began with; empty if we may not know, or while it loads a program."""
+    try:
+        with open(f"/proc/{pid}/environ", "rb") as file:
+            return file.read(MAX_ENVIRONMENT_BYTES).split(b"\0")
+    except OSError:
+        return []
+
+
+def _has_any_environment(pid: int) -> bool:
+    """Whether it bears the marks of some attempt."""
+    return any(entry.startswith(b"JOBD_ATTEMPT=") for entry in _environment(pid))
 
 
 def _is_writable(pid: int, fd: str) -> bool:

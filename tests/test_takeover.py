@@ -130,6 +130,7 @@ HARD_TO_KILL = {
     "ignores TERM": "trap '' TERM; while :; do sleep 1000; done",
     "double fork": "(setsid sh -c 'setsid sleep 1000 & sleep 1000' >/dev/null 2>&1 &) ; sleep 1000",
     "empty environment": "env -i setsid sleep 1000 & sleep 1000",
+    "nothing inherited": "(env -i setsid sleep 1000 >/dev/null 2>&1 &) ; sleep 1000",
     "closed output": "exec >/dev/null 2>&1; sleep 1000 & wait",
     "stopped": "sleep 1000 & kill -STOP $!; kill -STOP $$",
 }

@@ -26,7 +26,7 @@ log = logging.getLogger("jobd")
 
 #: A larger database is not read whole at the start (100 MB take a third of a second when the disk's cache is warm),
 #: but only the tables that say what goes on.
-MAX_CHECKED_BYTES = 256_000_000
+MAX_CHECKED_BYTES = 100_000_000
 _VITAL_TABLES = ("run", "definition", "node", "hold")
 #: The head of a write-ahead log: magic number, format, page size, and five more words; the last two are a checksum.
 _LOG_HEAD = struct.Struct(">8I")

@@ -38,6 +38,7 @@ class Job:
 
     def toml(self) -> str:
         lines = [
+            f"[dags.{self.dag}]",
             f"[jobs.{self.name}]",
             f'dag = "{self.dag}"',
             f"command = '''. ./sweep.sh; say began; echo hello; {self.body}'''",

@@ -74,7 +74,16 @@ class Tracer:
     def __init__(self, pid: int, trace: Path, fault: Fault | None = None) -> None:
         """Raises CannotTraceError."""
         self._pid, self._trace = pid, trace
-        argv = ["strace", "-qq", "-o", str(trace), "-p", str(pid), "-e", f"trace={','.join(f'?{call}' for call in CALLS)}"]
+        argv = [
+            "strace",
+            "-qq",
+            "-o",
+            str(trace),
+            "-p",
+            str(pid),
+            "-e",
+            f"trace={','.join(f'?{call}' for call in CALLS)}",
+        ]
         if fault:
             what = "signal=SIGKILL" if fault.what == KILL else f"error={fault.what}"
             argv += ["-e", f"inject={fault.call}:{what}:when={fault.nth}"]
@@ -100,6 +109,11 @@ class Tracer:
                     counts[name] += 1
                     found.append(Call(name, counts[name], line))
         return found
+
+    @property
+    def killed(self) -> bool:
+        """Whether the process has been, under our eyes."""
+        return "+++ killed by SIGKILL +++" in self._trace.read_text(errors="replace")
 
     def await_quiet(self) -> None:
         """Until the process does nothing more than to wait, or has gone."""

@@ -61,13 +61,16 @@ class World:
         self.jobd: subprocess.Popen[bytes] | None = None
         self.exit_codes: list[int] = []  # of daemons that ended by themselves, with an error
         self._traces = 0
+        self._victim: Process | None = None
+        self._tracer: Tracer | None = None
 
     def open(self) -> None:
         self.folder.mkdir(parents=True)
         (self.folder / "jobs.toml").write_text(dags.toml())
         (self.folder / "sweep.sh").write_text(dags.SWEEP_SH)
         self.launch()
-        self.await_service()
+        if not self.await_service():
+            raise BrokenError("jobd does not start; see jobd.log")
 
     def note(self, text: str) -> None:
         self.notes.append(text)
@@ -219,36 +222,29 @@ class World:
     def await_exit(self, process: Process) -> None:
         """Until it has gone, or is a zombie."""
 
-        def has_gone() -> bool:
-            now = find(process.who.pid)
-            return now is None or now.who != process.who or not now.lives
+        self.until(f"{process.name} has gone", TIDY_S, lambda: is_gone(process))
 
-        self.until(f"{process.name} has gone", TIDY_S, has_gone)
-
-    def await_takeover(self, old: Process) -> None:
-        """Until no record names this shim any more."""
-        self.until("its attempt is taken over", TIDY_S, lambda: not self.family.attempts_of(old.who))
+    def add_idle_shim(self) -> None:
+        """One that has just ended its first attempt."""
+        self.order("restart", JOBS["warm"])
+        self.await_end(JOBS["warm"])
 
     def make_ready(self, idle: int) -> None:
         """One forkserver, so many idle shims (0 or 1), and nobody else."""
-
-        def extra(seen: Sighting) -> list[Process]:
-            return seen.shims if len(seen.shims) != 1 or not idle else []
-
         seen = self.look()
         if seen.jobs:
             raise BrokenError(f"processes of ended attempts live: {[key for _, key in seen.jobs.values()]}")
-        if len(seen.shims) > 1 or (seen.shims and not idle):
-            for shim in seen.shims:
-                self.kill(shim)
-            seen = self.look()
-        if not seen.forkservers or (idle and not seen.shims):
-            self.order("restart", JOBS["warm"])
-            self.await_end(JOBS["warm"])
-            if not idle:
-                self.make_ready(idle)
-                return
+        if len(seen.shims) > 1:
+            self._kill_shims()
+        if not seen.forkservers or (idle and len(seen.shims) != 1):
+            self.add_idle_shim()
+        if not idle:
+            self._kill_shims()
         self.until("one forkserver", TIDY_S, lambda: len(self.look().forkservers) == 1)
+
+    def _kill_shims(self) -> None:
+        for shim in self.look().shims:
+            self.kill(shim)
 
     # ---- tracing -------------------------------------------------------------------------------
 
@@ -257,10 +253,25 @@ class World:
         self._traces += 1
         tracer = Tracer(pid, self.folder / f"trace.{self._traces}", fault)
         self.note(f"trace.{self._traces}: pid {pid}, {fault or 'no fault'}")
+        self._victim, self._tracer = find(pid), tracer
         try:
             yield tracer
         finally:
             tracer.end()
+            self._victim = self._tracer = None
+
+    def meanwhile(self, condition: Callable[[], Any]) -> None:
+        """Until it is so, or the traced process has gone."""
+        self.until("the traced process goes on or goes", END_S, lambda: condition() or self.victim_has_gone())
+
+    def await_pause(self) -> None:
+        """Until the traced process does nothing but wait."""
+        assert self._tracer is not None
+        self._tracer.await_quiet()
+
+    def victim_has_gone(self) -> bool:
+        assert self._victim is not None
+        return is_gone(self._victim)
 
     # ---- the end -------------------------------------------------------------------------------
 
@@ -322,6 +333,12 @@ class World:
 
     def is_over(self, job: Job) -> bool:
         return self.row(job)["state"] not in {*ACTIVE, "queued"}
+
+
+def is_gone(process: Process) -> bool:
+    """A zombie has gone."""
+    now = find(process.who.pid)
+    return now is None or now.who != process.who or not now.lives
 
 
 def _await_exit(pidfd: int, patience_s: float) -> None:
