@@ -110,7 +110,9 @@ class Capture:
         if self._log_fd is None:
             return
         if self.dropped_bytes:
-            self._say(self._log_fd, f"[jobd: {self.dropped_bytes} bytes dropped; log_max is {self._max_bytes}]\n")
+            is_full = self._written_bytes >= self._max_bytes
+            why = f"log_max is {self._max_bytes}" if is_full else "the disk was full, or the log could not be written"
+            self._say(self._log_fd, f"[jobd: {self.dropped_bytes} bytes dropped; {why}]\n")
         os.close(self._log_fd)
 
     def _splice(self, log_fd: int, count: int) -> int:

@@ -55,9 +55,16 @@ def path(tmp_path: Path) -> Path:
     return copy(fixture(1), tmp_path)
 
 
+def connect_to_read(path: Path) -> sqlite3.Connection:
+    """Changes nothing; without a log it makes no file beside it either."""
+    log = Path(f"{path}-wal")
+    how = "mode=ro" if log.exists() and log.stat().st_size else "immutable=1"
+    return sqlite3.connect(f"file:{path}?{how}", uri=True)
+
+
 def dump(path: Path) -> dict[str, list[dict[str, Any]]]:
-    """All rows of all tables, in order. Changes nothing."""
-    with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as db:
+    """All rows of all tables, in order."""
+    with contextlib.closing(connect_to_read(path)) as db:
         db.row_factory = sqlite3.Row
         tables = [name for (name,) in db.execute("SELECT name FROM sqlite_schema WHERE type = 'table' ORDER BY name")]
         return {table: [dict(row) for row in db.execute(f"SELECT * FROM {table} ORDER BY 1, 2")] for table in tables}
@@ -71,7 +78,7 @@ def without_new_columns(
 
 
 def version_of(path: Path) -> int:
-    with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as db:
+    with contextlib.closing(connect_to_read(path)) as db:
         version: int = db.execute("PRAGMA user_version").fetchone()[0]
         return version
 
@@ -87,6 +94,7 @@ def test_there_is_a_database_of_every_earlier_version_and_a_script_for_it() -> N
     """If this fails: make one with the code of the last release, by tests/fixtures/make_database.py."""
     assert sorted(FIXTURES.glob("*.db")) == [fixture(version) for version in OLDER]
     assert [version_of(fixture(version)) for version in OLDER] == [*OLDER] == sorted(MIGRATIONS)
+    assert not [*FIXTURES.glob("*-wal"), *FIXTURES.glob("*-shm")], "a fixture is one file"
 
 
 @pytest.mark.parametrize("version", OLDER)

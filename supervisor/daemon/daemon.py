@@ -203,6 +203,8 @@ class Daemon:
             if not self._trouble:
                 log.error("%s; nothing is started until it can be written again", error)
             self._trouble = str(error)
+            if any(isinstance(decision, Leave) for decision in self._decided):
+                self._leaving = True  # what was decided and not written has not happened
             self._retry_at = now.mono + COMMIT_RETRY_S
             return False
         if self._trouble:
