@@ -189,12 +189,20 @@ class OwnAttempt(Attempt):
     def start(self, stage: child.Stage, by_fork: bool) -> None:
         """UnstartableError, child.ShortageError: nothing runs."""
         if by_fork:
-            self.pid, self.event_fd = child.fork(self._order, stage, self.capture.fifo.job_fd)
+            self.pid, self.event_fd = child.fork(self._order, stage, self.capture.fifo.job_fd, self._begin)
         else:
-            self.pid = child.spawn(self._order, stage, self.capture.fifo.job_fd)
+            self.pid = child.spawn(self._order, stage, self.capture.fifo.job_fd, self._begin)
         found = process_tree.identity(self.pid)  # there, if only as a zombie
         self._record |= {"pid": self.pid, "pid_start": found[1] if found else None}
         self._save(self._record)
+
+    def _begin(self) -> None:
+        """The last thing before: from here on, should this process be killed, nobody knows that nothing ran."""
+        self._record["begun"] = True
+        try:
+            self._slot.rewrite(self._record)
+        except OSError as error:
+            raise child.ShortageError(f"the state directory cannot be written: {error}") from None
 
     def on_event(self) -> bool:
         """The forked child has loaded the program, or has said why it cannot."""

@@ -20,6 +20,7 @@ from supervisor.order import UnstartableError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any, NoReturn
 
     from supervisor.order import Order
@@ -49,16 +50,17 @@ class Stage:
         self.umask = umask  # of jobs that name none
 
 
-def spawn(order: Order, stage: Stage, output_fd: int) -> int:
+def spawn(order: Order, stage: Stage, output_fd: int, begin: Callable[[], None]) -> int:
     """Start it as this user, without limits; its pid, once the program is loaded. UnstartableError, ShortageError.
 
-    The shim lends its own folder and umask for the moment.
+    `begin` is called right before. The shim lends its own folder and umask for the moment.
     """
     own_umask = os.umask(stage.umask if order["umask"] is None else order["umask"])
     try:
         _enter(order["dir"])
         env = environment.of_job(order, stage.base_env)
         path, argv = program.find(order["command"], env.get("PATH", ""))
+        begin()
         try:
             return libc.spawn(path, argv, env, output_fd)
         except (OSError, ValueError) as error:
@@ -73,11 +75,12 @@ def needs_fork(order: Order) -> bool:
     return bool(order["user"] or order["limits"])
 
 
-def fork(order: Order, stage: Stage, output_fd: int) -> tuple[int, int]:
+def fork(order: Order, stage: Stage, output_fd: int, begin: Callable[[], None]) -> tuple[int, int]:
     """Start it the long way: its pid, and a pipe that ends empty once the program is loaded, else with the reason.
 
-    ShortageError.
+    `begin` is called right before. ShortageError.
     """
+    begin()
     try:
         status_r, status_w = os.pipe2(os.O_CLOEXEC)
     except OSError as error:

@@ -118,7 +118,7 @@ class Executor:
     def hindrance(self, attempt_id: int) -> str | None:
         """What keeps its shim from doing its work, for people; None: nothing."""
         shim = self._busy.get(attempt_id)
-        if shim is None or shim.pid is None or process_tree.state(shim.pid) not in ("T", "t"):
+        if shim is None or shim.pid is None or _state(shim.pid) not in ("T", "t"):
             return None
         return f"its shim is stopped: `kill -CONT {shim.pid}` lets it see the job's end"
 
@@ -158,7 +158,7 @@ class Executor:
         """It should have ended its attempt by now. If it does not even wait for that, another one has to do it."""
         if self._busy.get(attempt_id) is not shim or shim.pidfd is None:
             return
-        if shim.pid is not None and process_tree.state(shim.pid) not in ("S", "D"):
+        if shim.pid is not None and _state(shim.pid) not in ("S", "D", ""):
             log.error("attempt %d: its shim (pid %d) does nothing; it is replaced", attempt_id, shim.pid)
             send_signal(shim.pidfd, signal.SIGKILL)
 
@@ -202,15 +202,14 @@ class Executor:
                 return
             if kept is None and record.claim(path, reason):
                 kept = {"given_up": reason}
-        except OSError:
-            self._at(RETRY_S, partial(self._settle, attempt_id, reason, in_this_boot))
-        except ValueError as error:
-            self._lost(attempt_id, f"its record {path} is damaged ({error}): {WHAT_NOW}")
-        else:
             if kept is None:  # a shim was quicker, and may have freed it again: look again
                 self._later(partial(self._settle, attempt_id, reason))
             else:
                 self._follow(attempt_id, kept)
+        except OSError:  # it cannot be found out for now
+            self._at(RETRY_S, partial(self._settle, attempt_id, reason, in_this_boot))
+        except ValueError as error:
+            self._lost(attempt_id, f"its record {path} is damaged ({error}): {WHAT_NOW}")
 
     def _follow(self, attempt_id: int, kept: record.Record) -> None:
         """Do what the record of an attempt calls for."""
@@ -222,10 +221,12 @@ class Executor:
             self._lost(attempt_id, f"the machine went down while it ran: {WHAT_NOW}")
         elif (pidfd := _find_shim(kept)) is not None:
             self._adopt(attempt_id, kept, pidfd)
-        elif not kept.get("begun"):
+        elif kept.get("begun") is False:
             self._not_started(attempt_id, f"its shim (pid {kept['shim']}) was killed before the start")
-        else:
+        elif "terms" in kept:
             self._take_over(attempt_id, kept)
+        else:  # by a jobd of a version that took nothing over
+            self._lost(attempt_id, f"its shim (pid {kept['shim']}) was killed, so nobody saw the end: {WHAT_NOW}")
 
     def _take_over(self, attempt_id: int, kept: record.Record) -> None:
         """Its shim was killed: have another one follow what is left."""
@@ -242,7 +243,7 @@ class Executor:
             self._pass_on(shim, attempt_id, halt)
 
     def _adopt(self, attempt_id: int, kept: record.Record, pidfd: int) -> None:
-        shim = _Adopted(kept["shim"], pidfd, kept["terms"]["stop_timeout_s"])
+        shim = _Adopted(kept["shim"], pidfd, kept.get("terms", {}).get("stop_timeout_s", 0.0))
         self._busy[attempt_id] = shim
         self._loop.watch(pidfd, partial(self._end_of_adopted, attempt_id, shim))
         self._started(attempt_id, kept["pid"], kept["started_at"])
@@ -262,10 +263,15 @@ class Executor:
         """Remove what shims that were killed have left behind. A FIFO stays while its job may write to it."""
         attempts, fifos = self._state_dir / "attempts", self._state_dir / "fifos"
         records = [kept for path in attempts.glob("*.json") if (kept := _read_or_none(str(path)))]
-        needed = {kept.get("fifo") for kept in records if not record.is_over(kept)}
-        for path in [*attempts.glob("*-*"), *(path for path in fifos.glob("*-*") if path.name not in needed)]:
+        open_ones = [kept for kept in records if not record.is_over(kept)]
+        needed = {
+            name for kept in open_ones for name in (kept.get("fifo"), f"{kept.get('shim')}-{kept.get('shim_start')}")
+        }
+        for path in [*attempts.glob("*-*"), *fifos.glob("*-*")]:
             pid, _, start = path.name.partition("-")
-            if pid.isdecimal() and start.isdecimal() and process_tree.identity(int(pid)) != (int(pid), int(start)):
+            if path.name in needed or not (pid.isdecimal() and start.isdecimal()):
+                continue
+            if _state(int(pid), int(start)) in ("", "Z", "X"):
                 path.unlink(missing_ok=True)
 
     def _record_path(self, attempt_id: int) -> str:
@@ -342,6 +348,14 @@ def _read_or_none(path: str) -> record.Record | None:
     with contextlib.suppress(OSError, ValueError):
         return record.read(path)
     return None
+
+
+def _state(pid: int, start: int | None = None) -> str:
+    """As `process_tree.state`; `?` if it cannot be told for now."""
+    try:
+        return process_tree.state(pid, start)
+    except OSError:
+        return "?"
 
 
 def _find_shim(kept: record.Record) -> int | None:

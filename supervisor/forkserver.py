@@ -151,13 +151,11 @@ class Remains:
         """
         for name in [name for name, fd in self._fifos.items() if not os.fstat(fd).st_nlink]:
             os.close(self._fifos.pop(name))
-        who = process_tree.identity(pid)
-        if who is None:
-            return
-        name = f"{who[0]}-{who[1]}"
         try:
-            flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
-            self._fifos[name] = os.open(f"{self._places.fifos}/{name}", flags)
+            if who := process_tree.identity(pid):
+                name = f"{who[0]}-{who[1]}"
+                flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
+                self._fifos[name] = os.open(f"{self._places.fifos}/{name}", flags)
         except OSError:
             pass
 
@@ -165,14 +163,13 @@ class Remains:
         """Before this process leaves: write into the logs what no other shim has come for."""
         for name in self._fifos:
             try:
-                kept = record.read(f"{self._places.attempts}/{name}")  # None: one has come
-                if kept and not record.is_over(kept):
-                    fifo = capture.Fifo(f"{self._places.fifos}/{name}")
-                    fifo.reopen()
-                    log = f"{self._places.logs}/{kept['log']}"
-                    capture.Capture(fifo, log, kept["terms"]["log_max_bytes"]).close()
+                _fd, kept = record.lock(f"{self._places.attempts}/{name}")  # until we leave
+                fifo = capture.Fifo(f"{self._places.fifos}/{name}")
+                fifo.reopen()
+                log = f"{self._places.logs}/{kept['log']}"
+                capture.Capture(fifo, log, kept["terms"]["log_max_bytes"]).close()
             except (OSError, ValueError):
-                pass
+                pass  # another shim has come
 
 
 def _settle_down(channel_fd: int, state_dir: str) -> int:

@@ -29,10 +29,13 @@ def boot_id() -> str:
 
 
 def _stat(pid: int) -> list[bytes] | None:
-    """Fields of /proc/PID/stat from the state on (man proc: field 3); None if there is no such process."""
+    """Fields of /proc/PID/stat from the state on (man proc: field 3); None if there is no such process.
+
+    OSError: it cannot be told, for want of descriptors or memory. That must not look like an end.
+    """
     try:
         fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
+    except (FileNotFoundError, ProcessLookupError):
         return None
     try:
         text = os.read(fd, 1024)
@@ -75,13 +78,17 @@ def myself() -> Identity:
 
 
 def open_process(who: Identity) -> int | None:
-    """A pidfd of exactly this process, or None if it is gone. A zombie still counts; its pidfd is readable."""
+    """A pidfd of exactly this process, or None if it is gone. A zombie still counts; its pidfd is readable. OSError."""
     try:
         pidfd = os.pidfd_open(who[0])
     except ProcessLookupError:
         return None
-    if identity(who[0]) == who:
-        return pidfd
+    try:
+        if identity(who[0]) == who:
+            return pidfd
+    except OSError:
+        os.close(pidfd)
+        raise
     os.close(pidfd)
     return None
 

@@ -19,9 +19,12 @@ def next_ended() -> int | None:
 
 def bury(pid: int, attempts_folder: str) -> None:
     """Reap it. If it is the main process of an attempt whose shim was killed, its record is told first how it ended."""
-    who = process_tree.identity(pid)
-    if who and process_tree.leads_a_session(pid) and (status := status_of(pid)):
-        record.note_main_exit(attempts_folder, who, status)
+    try:
+        who = process_tree.identity(pid)
+        if who and process_tree.leads_a_session(pid) and (status := status_of(pid)):
+            record.note_main_exit(attempts_folder, who, status)
+    except OSError:
+        pass  # for want of descriptors; should it matter, its attempt is lost
     os.waitpid(pid, 0)
 
 

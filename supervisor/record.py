@@ -16,7 +16,7 @@ reaped: by the shim, or by whoever has become the parent of that process when th
 """
 
 # pathlib is too large for the small processes
-# ruff: noqa: PTH108, PTH120, PTH208
+# ruff: noqa: PTH108, PTH208
 
 from __future__ import annotations
 
@@ -84,24 +84,17 @@ class Slot:
         """
         self.close()
         try:
-            fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
-        except OSError:
+            fd, record = lock(path)
+        except (OSError, ValueError):
             return None
         try:
-            os.lockf(fd, os.F_TLOCK, 0)  # ours as long as we have it open; nothing else here opens it
-            record = _decode(os.pread(fd, FILE_BYTES, 0))
-            if not is_over(record):
-                remove(f"{os.path.dirname(path)}/{record['shim']}-{record['shim_start']}")
-                remove(self._path)
-                os.link(path, self._path)
-                self._fd, fd = fd, -1
-                return record
-        except (OSError, ValueError):
-            pass
-        finally:
-            if fd >= 0:
-                os.close(fd)
-        return None
+            remove(self._path)
+            os.link(path, self._path)
+        except OSError:
+            os.close(fd)
+            return None
+        self._fd = fd
+        return record
 
     def main_exit(self) -> dict[str, Any] | None:
         """What `note_main_exit` has noted meanwhile."""
@@ -127,6 +120,23 @@ def read(path: str) -> Record | None:
         except ValueError as error:
             problem = error
     raise problem
+
+
+def lock(path: str) -> tuple[int, Record]:
+    """Have the record of a killed shim to oneself, as long as the descriptor is open and nothing else here opens it.
+
+    OSError, ValueError: another has it, or there is nothing to do.
+    """
+    fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        os.lockf(fd, os.F_TLOCK, 0)
+        record = _decode(os.pread(fd, FILE_BYTES, 0))
+        if is_over(record):
+            raise ValueError("it is over")
+    except (OSError, ValueError):
+        os.close(fd)
+        raise
+    return fd, record
 
 
 def is_over(record: Record) -> bool:

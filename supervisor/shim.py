@@ -163,6 +163,7 @@ class Shim:
             "began_at": time.monotonic(),
             "terms": {name: order[name] for name in TERMS},  # type: ignore[literal-required]
             "env": order["own_env"],
+            "begun": False,
             "pid": None,
             "ending": None,
         }
@@ -174,8 +175,6 @@ class Shim:
             return None
         try:
             self._fifo.open()
-            kept["begun"] = True  # from here on, should this process be killed, nobody knows that nothing ran
-            self._slot.rewrite(kept)
         except OSError as error:
             self._slot.rewrite({"given_up": str(error)})
             raise
@@ -196,9 +195,11 @@ class Shim:
             self._slot.close()
             self._say("not_taken", number)
             return
+        old_name = f"{kept['shim']}-{kept['shim_start']}"
         kept.setdefault("not_before", kept["shim_start"])
         kept["shim"], kept["shim_start"] = self._identity
         self._slot.rewrite(kept)
+        remove(f"{places.attempts}/{old_name}")  # not before we have the FIFO: the forkserver may leave now
         capture = Capture(fifo, f"{places.logs}/{kept['log']}", kept["terms"]["log_max_bytes"])
         attempt = TakenOver(kept, self._slot, capture, places.attempts)
         self._say("taken", number, pid=attempt.pid, at=kept["started_at"])

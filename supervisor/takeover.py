@@ -75,7 +75,11 @@ class TakenOver(Attempt):
     # -- who is left -----------------------------------------------------------------------------
 
     def _look(self) -> None:
-        self._watch(self._find())
+        try:
+            self._watch(self._find())
+        except OSError:  # no descriptors: that nobody is seen says nothing now
+            self._after(LONGEST_LOOK_S, self._look)
+            return
         main = process_tree.state(*self._main) if self._main else ""
         if self._pidfds:
             self._found_any = True
@@ -114,7 +118,10 @@ class TakenOver(Attempt):
                 self._ends.register(pidfd, select.EPOLLIN | select.EPOLLET)
 
     def _signal(self, signals: Iterable[int]) -> None:
-        process_tree.signal_all(self._find, signals)
+        try:
+            process_tree.signal_all(self._find, signals)
+        except OSError:
+            self._after(LONGEST_LOOK_S, self._kill if self._killing else self._look)
 
     # -- how they are found ----------------------------------------------------------------------
 

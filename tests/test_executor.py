@@ -307,3 +307,34 @@ def test_after_leaving_the_helpers_go(world: World) -> None:
     world.leave()
     until(lambda: not lives(shim) and not lives(server))
     assert left_behind(world) == ["1.json"]
+
+
+#: Keys that records did not have before shims could be taken over.
+NEWER_KEYS = ("parent", "began_at", "terms", "env", "begun", "pid_start")
+
+
+def test_a_shim_of_an_older_version_is_adopted(world: World) -> None:
+    attempt = world.start("while [ ! -e go ]; do sleep 0.02; done; exit 4")
+    shim_of(world, attempt)
+    kept = world.record(attempt)
+    world.leave()
+    (world.state_dir / "attempts/9.json").write_text(
+        record._to_json({name: value for name, value in kept.items() if name not in NEWER_KEYS})
+    )
+    after = World(world.state_dir)
+    after.executor.recover({9: None})
+    assert after.hear(Started, 9).pid == kept["pid"]
+    (world.state_dir / "go").touch()
+    assert after.end(9).cause is Cause.LOST  # its shim wrote into its own record; this is only a copy of the keys
+    after.leave()
+
+
+def test_a_killed_shim_of_an_older_version_is_never_taken_for_one_that_started_nothing(world: World) -> None:
+    attempt = world.start("true")
+    world.end(attempt)
+    kept = world.record(attempt)
+    old = {name: value for name, value in kept.items() if name not in NEWER_KEYS}
+    old |= {"shim_start": kept["shim_start"] - 1, "ending": None}
+    (world.state_dir / "attempts/9.json").write_text(record._to_json(old))
+    world.executor.recover({9: None})
+    assert world.end(9).cause is Cause.LOST

@@ -285,7 +285,7 @@ def test_killed_before_the_process_was_made(world: World) -> None:
     path = world.state_dir / "attempts/77.json"
     kept = world.record(attempt)
     shim = kept["shim"]
-    del kept["begun"]
+    kept["begun"] = False
     path.write_text(json.dumps({**kept, "pid": None, "ending": None}))
     kill(shim)
     world.executor.recover({77: BOOT})

@@ -75,10 +75,16 @@ def check_outcomes(evidence: Evidence) -> Iterator[Violation]:
     for attempt in evidence.attempts:
         lines = told.get(attempt.key, [])
         problem = _contradiction(attempt, evidence.setup.jobs[attempt.job], lines, attempt.key in stopped)
-        if attempt.state == "lost" and not evidence.casualties.excuse(attempt.key):
+        if attempt.state == "lost" and not excuse(evidence, attempt, lines):
             yield Violation("lost", f"lost, though someone was left who could know: {attempt.reason}", attempt.key)
         if problem:
             yield Violation("invented", f"is {attempt.state} ({attempt.reason}), but {problem}", attempt.key)
+
+
+def excuse(evidence: Evidence, attempt: Attempt, lines: list[Line]) -> str:
+    """Why nobody could know the outcome of an attempt that is lost; empty: someone could."""
+    ended_at = next((line.at for line in lines if line.what in ("exits", "killed")), None)
+    return evidence.casualties.excuse(attempt.key, ended_at)
 
 
 def _contradiction(attempt: Attempt, spec: JobSpec, lines: list[Line], was_stopped: bool) -> str:

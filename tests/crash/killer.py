@@ -9,7 +9,7 @@ import signal
 import time
 from typing import TYPE_CHECKING
 
-from tests.crash.family import Identity, Process, Sighting, send
+from tests.crash.family import Identity, Process, Sighting, find, send
 from tests.crash.operator import Call
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ class Killer:
     def restart_jobd(self) -> None:
         """As a service manager does."""
         self._world.leave()
-        self._count("jobd left (TERM)")
+        self._disturb("jobd left (TERM)")
 
     def shut_jobd_down(self) -> None:
         """It stops its jobs, or waits for them, before it leaves. It may be killed meanwhile."""
@@ -110,7 +110,7 @@ class Killer:
             self._kill(f"jobd while it leaves ({how})", jobd=True, aim=lambda: None)
         self._world.await_leave()
         if not kill:
-            self._count(f"jobd left ({how})")
+            self._disturb(f"jobd left ({how})")
 
     def freeze_jobd(self) -> None:
         seen = self._world.look()
@@ -121,7 +121,9 @@ class Killer:
         seen = self._world.look()
         idle = [shim for shim in seen.shims if not seen.attempts[shim.who]]
         asleep = [process for process in (*idle, *seen.forkservers) if send(process.who, signal.SIGSTOP)]
-        self._frozen += [process.who for process in asleep]
+        for process in asleep:
+            self._world.casualties.stopped(process.who)
+            self._frozen.append(process.who)
         self._world.note(f"STOP {[(process.name, process.who.pid) for process in asleep]}")
         operator = self._world.operator
         operator.give(operator.new("restart", {"names": [self._rng.choice([*self._world.setup.dags])]}))
@@ -145,8 +147,9 @@ class Killer:
         """For some attacks to come."""
         for shim in self._some(self._world.look(), 1):
             if send(shim.who, signal.SIGSTOP):
-                self._count("shim stopped for a while")
+                self._disturb("shim stopped for a while")
                 self._world.note(f"STOP shim {shim.who.pid}")
+                self._world.casualties.stopped(shim.who)
                 self._frozen.append(shim.who)
 
     def kill_jobd_and_shims(self) -> None:
@@ -161,8 +164,10 @@ class Killer:
     def _freeze(self, kind: str, targets: list[Process]) -> None:
         """Stopped, and let go on a little later."""
         hit = [target for target in targets if send(target.who, signal.SIGSTOP)]
+        for target in hit:
+            self._world.casualties.stopped(target.who)
         if hit:
-            self._count(f"{kind} stopped for a while")
+            self._disturb(f"{kind} stopped for a while")
             self._world.note(f"STOP {kind} {[target.who.pid for target in hit]}")
         self._pause(MAX_FROZEN_S)
         for target in hit:
@@ -188,15 +193,18 @@ class Killer:
         if shims and (keys := sorted(key for target in targets for key in seen.attempts.get(target.who, ()))):
             world.add_twin(self._rng.choice(keys))
         (aim or self._aim)()
+        asleep = {target.who for target in targets if (now := find(target.who.pid)) and now.state == "T"}
+        at = time.clock_gettime(time.CLOCK_BOOTTIME)
         hit = [target for target in targets if send(target.who, signal.SIGKILL)]
         for target in hit:
             # A shim may have gone over to another attempt since it was seen.
             recorded = world.family.attempts_of(target.who)
             attempts = seen.attempts.get(target.who, set()) | recorded.keys()
-            world.casualties.killed(target.who, attempts, {key for key, has_main in recorded.items() if not has_main})
+            nameless = {key for key, has_main in recorded.items() if not has_main}
+            world.casualties.killed(target.who, attempts, nameless, asleep=target.who in asleep, at=at)
             world.note(f"KILL {target.name} {target.who.pid} {sorted(attempts) or ''} ({kind})")
         if hit:
-            self._count(kind)
+            world.casualties.kills[kind] += 1
         if seen.jobd in hit:
             world.bury()
 
@@ -217,8 +225,8 @@ class Killer:
         choice = busy if busy and self._rng.random() < 0.85 else seen.shims
         return self._rng.sample(choice, min(count, len(choice)))
 
-    def _count(self, kind: str) -> None:
-        self._world.casualties.by_kind[kind] += 1
+    def _disturb(self, kind: str) -> None:
+        self._world.casualties.disturbances[kind] += 1
 
     def _pause(self, longest_s: float) -> None:
         """The instant of an attack is random; nothing is awaited here."""

@@ -113,18 +113,54 @@ def test_a_success_without_an_end_in_the_ledger_is_found(truth: Evidence) -> Non
     assert kinds(truth) == {"invented"}
 
 
-def test_lost_is_excused_only_if_shim_forkserver_and_jobd_are_gone(truth: Evidence) -> None:
-    jobd, forkserver, shim = (Identity(pid, 1) for pid in (10, 11, 12))
-    truth.casualties.saw(Sighting(parents={jobd: None, forkserver: jobd, shim: forkserver}))
+JOBD, FORKSERVER, SHIM = (Identity(pid, 1) for pid in (10, 11, 12))
+
+
+@pytest.fixture
+def lost(truth: Evidence) -> Evidence:
+    """The second job, which ends 3 s after boot, is lost."""
+    truth.casualties.saw(Sighting(parents={JOBD: None, FORKSERVER: JOBD, SHIM: FORKSERVER}))
     truth.attempts[1] = replace(truth.attempts[1], state="lost", exit_code=None)
     truth.nodes[1] = replace(truth.nodes[1], state="lost")
     truth.events[-1] = replace(truth.events[-1], kind="lost")
-    assert kinds(truth) == {"lost"}
-    truth.casualties.killed(shim, {SECOND})
-    truth.casualties.killed(jobd, set())
-    assert kinds(truth) == {"lost"}
-    truth.casualties.killed(forkserver, set())
-    assert kinds(truth) == set()
+    truth.casualties.killed(SHIM, {SECOND}, at=2.0)
+    truth.casualties.killed(JOBD, set(), at=2.0)
+    return truth
+
+
+def test_lost_is_no_excuse_while_the_forkserver_lives(lost: Evidence) -> None:
+    assert kinds(lost) == {"lost"}
+
+
+def test_lost_is_excused_if_all_who_could_reap_it_had_gone(lost: Evidence) -> None:
+    lost.casualties.killed(FORKSERVER, set(), at=2.0)
+    assert kinds(lost) == set()
+
+
+def test_lost_is_no_excuse_if_the_forkserver_was_killed_after_the_job_had_ended(lost: Evidence) -> None:
+    lost.casualties.killed(FORKSERVER, set(), at=9.0)
+    assert kinds(lost) == {"lost"}
+
+
+@pytest.mark.parametrize(("asleep_at", "expected"), [(2.5, set()), (8.0, {"lost"})])
+def test_who_was_stopped_before_the_end_and_never_went_on_could_not_reap(
+    lost: Evidence, asleep_at: float, expected: set[str]
+) -> None:
+    lost.casualties.stopped(FORKSERVER, asleep_at)
+    lost.casualties.killed(FORKSERVER, set(), asleep=True, at=9.0)
+    assert kinds(lost) == expected
+
+
+def test_who_was_stopped_and_went_on_could_reap(lost: Evidence) -> None:
+    lost.casualties.stopped(FORKSERVER, 2.5)
+    lost.casualties.killed(FORKSERVER, set(), asleep=False, at=9.0)
+    assert kinds(lost) == {"lost"}
+
+
+def test_a_shim_that_was_killed_after_the_job_had_ended_is_no_excuse(truth: Evidence, lost: Evidence) -> None:
+    lost.casualties.killed(FORKSERVER, set(), at=2.0)
+    lost.lines[3] = replace(lost.lines[3], at=1.0)
+    assert kinds(lost) == {"lost"}
 
 
 def test_a_gap_in_the_events_is_found(truth: Evidence) -> None:

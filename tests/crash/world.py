@@ -80,7 +80,7 @@ class World:
         """So many attacks, then peace, and the whole truth."""
         try:
             self._prepare()
-            while sum(self.casualties.by_kind.values()) < kills:
+            while self.casualties.kills.total() < kills:
                 self._round()
             self._killer.thaw()
             self._finish()
@@ -88,7 +88,8 @@ class World:
             self._violations.append(Violation("broken", str(error)))
         finally:
             self._clean_up()
-        self.figures.kills.update(self.casualties.by_kind)
+        self.figures.kills.update(self.casualties.kills)
+        self.figures.disturbances.update(self.casualties.disturbances)
         self.figures.violations.update(violation.kind for violation in self._violations)
         return Report(self.seed, self.folder, self.figures, self._violations, self._stories())
 

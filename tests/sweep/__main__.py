@@ -6,6 +6,7 @@ Exit code 1 if anything was wrong. The folder of a world in which something was 
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 import tempfile
 import time
@@ -22,6 +23,7 @@ def main() -> int:
     if why := hindrance():
         print(f"nothing can be traced here: {why}", file=sys.stderr)
         return 1
+    signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(1))  # so that nothing is left behind
     folder = options.folder or Path(tempfile.mkdtemp(prefix="sweep-"))
     scenarios = [scenario for name, scenario in SCENARIOS.items() if options.only in name]
     figures, began_at = Figures(), time.monotonic()
@@ -29,10 +31,12 @@ def main() -> int:
     if options.point:
         reports = do_all(folder, [Point(scenario, options.point) for scenario in scenarios])
     else:
-        kills, errors = options.faults != "errors", options.faults != "kills"
-        reports = sweep(folder, scenarios, kills, errors, options.every, options.offset)
+        kinds = {"kills", "errors"} if options.faults == "all" else {options.faults}
+        reports = sweep(folder, scenarios, kinds, options.count, options.seed)
     for report in reports:
         figures.take(report, say)
+        last = report.outcomes[-1].point.scenario if report.outcomes else "nothing"
+        say(f"{time.monotonic() - began_at:5.0f} s: {figures.total} faults, now at {last}")
     print("\n".join([*figures.lines(), f"took {time.monotonic() - began_at:.0f} s"]))
     return 1 if figures.problems else 0
 
@@ -45,8 +49,8 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.sweep", description=__doc__)
     parser.add_argument("--only", default="", help="scenarios with this in their names (STEP/VICTIM)")
     parser.add_argument("--faults", choices=("kills", "errors", "all"), default="all")
-    parser.add_argument("--every", type=int, default=1, help="take every n-th point only")
-    parser.add_argument("--offset", type=int, default=0, help="and begin with this one")
+    parser.add_argument("--count", type=int, help="about so many points, evenly spread (default: all)")
+    parser.add_argument("--seed", type=int, default=0, help="which of them")
     parser.add_argument("--point", type=Fault.parse, help="this one only, as it was printed: CALL:NTH:FAULT")
     parser.add_argument("--folder", type=Path, help="where to work (default: a temporary folder)")
     return parser.parse_args()

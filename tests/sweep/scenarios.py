@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -20,7 +20,7 @@ from tests.sweep.world import World
 
 JOBD, FORKSERVER, SHIM = "jobd", "forkserver", "shim"
 
-Play = Callable[[World, Job], Iterator[Process]]
+Play = Callable[[World, Job], Generator[Process, None, None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,7 @@ _BUSY_SHIM = Choice(SHIM, World.busy_shim)
 
 
 def _run(choice: Choice) -> Play:
-    def play(world: World, job: Job) -> Iterator[Process]:
+    def play(world: World, job: Job) -> Generator[Process, None, None]:
         yield choice.find(world)
         world.order("restart", job)
         world.await_end(job)
@@ -73,7 +73,7 @@ def _run(choice: Choice) -> Play:
 def _run_with_leftovers(choice: Choice) -> Play:
     """The main process ends long before the attempt does."""
 
-    def play(world: World, job: Job) -> Iterator[Process]:
+    def play(world: World, job: Job) -> Generator[Process, None, None]:
         before = world.count(job, "exits")
         yield choice.find(world)
         world.order("restart", job)
@@ -89,7 +89,7 @@ def _run_with_leftovers(choice: Choice) -> Play:
 
 
 def _stop(choice: Choice, *, now: bool = False) -> Play:
-    def play(world: World, job: Job) -> Iterator[Process]:
+    def play(world: World, job: Job) -> Generator[Process, None, None]:
         world.begin(job, "deaf" if job.name == "deaf" else "began")
         yield choice.find(world)
         world.order("stop", job, **({"now": True} if now else {}))
@@ -101,7 +101,7 @@ def _stop(choice: Choice, *, now: bool = False) -> Play:
 # ---- jobd goes, the shim is alone ------------------------------------------------------------------
 
 
-def _leave(world: World, job: Job) -> Iterator[Process]:
+def _leave(world: World, job: Job) -> Generator[Process, None, None]:
     """TERM while a job runs."""
     world.begin(job)
     yield _jobd(world)
@@ -109,7 +109,7 @@ def _leave(world: World, job: Job) -> Iterator[Process]:
     world.meanwhile(world.has_gone)
 
 
-def _end_alone(world: World, job: Job) -> Iterator[Process]:
+def _end_alone(world: World, job: Job) -> Generator[Process, None, None]:
     world.begin(job)
     shim = world.busy_shim()
     world.kill_jobd()
@@ -119,7 +119,7 @@ def _end_alone(world: World, job: Job) -> Iterator[Process]:
 
 
 def _stop_adopted(choice: Choice) -> Play:
-    def play(world: World, job: Job) -> Iterator[Process]:
+    def play(world: World, job: Job) -> Generator[Process, None, None]:
         world.begin(job)
         world.kill_jobd()
         world.restore()
@@ -135,14 +135,18 @@ def _stop_adopted(choice: Choice) -> Play:
 
 
 def _take_over(choice: Choice, *, stop: bool = False) -> Play:
-    def play(world: World, job: Job) -> Iterator[Process]:
+    def play(world: World, job: Job) -> Generator[Process, None, None]:
         world.begin(job)
         old = world.busy_shim()
         world.add_idle_shim()
         victim = choice.find(world)
         yield victim
         world.kill(old)
-        world.meanwhile(lambda: not world.family.attempts_of(old.who))
+        if choice.kind == FORKSERVER:
+            world.until("it is taken over", 10, lambda: not world.family.attempts_of(old.who))
+        else:
+            world.await_reaped(old)
+            world.meanwhile(lambda: not world.family.attempts_of(old.who))
         if stop:
             world.order("stop", job)
         world.gate(job, is_open=True)
@@ -154,19 +158,20 @@ def _take_over(choice: Choice, *, stop: bool = False) -> Play:
 def _orphan_ends(choice: Choice) -> Play:
     """The shim is killed while there is no jobd, and the job ends: the forkserver alone can see how."""
 
-    def play(world: World, job: Job) -> Iterator[Process]:
+    def play(world: World, job: Job) -> Generator[Process, None, None]:
         world.begin(job)
         shim = world.busy_shim()
         world.kill_jobd()
         yield choice.find(world)
         world.kill(shim)
+        world.meanwhile(lambda: find(shim.who.pid) is None)
         world.gate(job, is_open=True)
         world.meanwhile(lambda: False)  # it leaves in the end
 
     return play
 
 
-def _jobd_reaps(world: World, job: Job) -> Iterator[Process]:
+def _jobd_reaps(world: World, job: Job) -> Generator[Process, None, None]:
     """The forkserver and the shim are killed, and the job ends: jobd alone can see how."""
     world.begin(job)
     shim, forkserver = world.busy_shim(), world.forkserver()
@@ -183,7 +188,7 @@ def _jobd_reaps(world: World, job: Job) -> Iterator[Process]:
 def _adopt(*, ended: bool = False, orphaned: bool = False, stopping: bool = False) -> Play:
     """A fresh jobd finds an attempt that runs, or has ended, or whose shim was killed, or that is to be stopped."""
 
-    def play(world: World, job: Job) -> Iterator[Process]:
+    def play(world: World, job: Job) -> Generator[Process, None, None]:
         world.begin(job)
         shim = world.busy_shim()
         if stopping:
@@ -192,6 +197,7 @@ def _adopt(*, ended: bool = False, orphaned: bool = False, stopping: bool = Fals
         world.kill_jobd()
         if orphaned:
             world.kill(shim)
+            world.await_reaped(shim)
         if ended:
             world.gate(job, is_open=True)
             world.await_exit(shim)
@@ -203,7 +209,7 @@ def _adopt(*, ended: bool = False, orphaned: bool = False, stopping: bool = Fals
 def _start_again(fault: Fault) -> Play:
     """The last jobd was killed at a place of its own: an attempt was decided, and not started."""
 
-    def play(world: World, job: Job) -> Iterator[Process]:
+    def play(world: World, job: Job) -> Generator[Process, None, None]:
         victim = _jobd(world)
         with world.tracing(victim.who.pid, fault):
             world.order("restart", job)
@@ -214,7 +220,7 @@ def _start_again(fault: Fault) -> Play:
     return play
 
 
-def _start_jobd(world: World, job: Job) -> Iterator[Process]:
+def _start_jobd(world: World, job: Job) -> Generator[Process, None, None]:
     world.launch_waiting()
     yield _jobd(world)
     world.let_go()

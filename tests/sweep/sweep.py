@@ -28,7 +28,6 @@ ERRORS = {
     "clone": ("EAGAIN", "ENOMEM"),
     "clone3": ("EAGAIN", "ENOMEM"),
     "dup": ("EMFILE",),
-    "epoll_ctl": ("ENOSPC", "ENOMEM"),
     "fdatasync": ("EIO",),
     "fork": ("EAGAIN",),
     "fsync": ("EIO",),
@@ -52,8 +51,8 @@ ERRORS = {
 POINTS_PER_WORLD = 40
 #: Looking at processes is a long row of like calls; one of so many is enough to fail.
 LOOKS_APART = 10
-#: They make a process.
-FORKS = frozenset({"clone", "clone3", "fork", "vfork"})
+#: A shim writes to its record so often until it says `begun`; the next time it tells the main process's pid.
+WRITES_UNTIL_BEGUN = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +62,10 @@ class Point:
     scenario: Scenario
     fault: Fault | None
     at: str = ""
+
+    @property
+    def kind(self) -> str:
+        return "" if self.fault is None else "kills" if self.fault.what == KILL else "errors"
 
     def __str__(self) -> str:
         return f"{self.scenario} {self.fault or 'no fault'}"
@@ -127,15 +130,19 @@ class Report:
 
 
 def sweep(
-    folder: Path, scenarios: list[Scenario], kills: bool, errors: bool, every: int = 1, offset: int = 0
+    folder: Path, scenarios: list[Scenario], kinds: set[str], count: int | None = None, seed: int = 0
 ) -> Iterator[Report]:
-    """Every n-th point of these scenarios, from `offset` on; a report for each world."""
+    """Points of these kinds ("kills", "errors"): all, or about `count` of them, evenly spread. A report for each world.
+
+    The first reports are of the runs without a fault.
+    """
     points = []
     for report in do_all(folder / "count", [Point(scenario, None) for scenario in scenarios]):
         yield report
         points += [point for outcome in report.outcomes for point in points_of(outcome.point.scenario, outcome.calls)]
-    wanted = [point for point in points if point.fault and (kills if point.fault.what == KILL else errors)]
-    yield from do_all(folder, wanted[offset % every :: every])
+    wanted = [point for point in points if point.kind in kinds]
+    every = max(1, len(wanted) // count) if count else 1
+    yield from do_all(folder, wanted[seed % every :: every])
 
 
 def do_all(folder: Path, points: list[Point]) -> Iterator[Report]:
@@ -172,10 +179,11 @@ def _do_until_it_breaks(world: World, left: deque[Point], report: Report) -> Non
             return
     by_run = {outcome.run: outcome for outcome in report.outcomes}
     for violation in world.finish():
-        if violation.key and violation.key[0] in by_run:
-            by_run[violation.key[0]].problems.append(str(violation))
-        else:
+        concerned = by_run.get(violation.key[0]) if violation.key else None
+        if concerned is None:
             report.rest.append(violation)
+        elif not (violation.kind == "log" and may_drop(concerned.point)):
+            concerned.problems.append(str(violation))
 
 
 def _do(world: World, outcome: Outcome) -> None:
@@ -188,9 +196,8 @@ def _do(world: World, outcome: Outcome) -> None:
         outcome.took_s = time.monotonic() - began_at
         if world.tracebacks() > before:
             outcome.problems.append("[bug] there is a traceback in jobd.log or shims.log")
-        fault, codes = outcome.point.fault, world.exit_codes
-        if codes and (fault is None or fault.what == KILL):
-            outcome.problems.append(f"[broken] jobd ended by itself, with {codes}")
+        if world.exit_codes and outcome.point.kind != "errors":
+            outcome.problems.append(f"[broken] jobd ended by itself, with {world.exit_codes}")
         world.exit_codes = []
 
 
@@ -211,8 +218,8 @@ def _play(world: World, outcome: Outcome) -> None:
             outcome.died = is_gone(victim)
     outcome.calls = tracer.calls()
     outcome.hit = any("(INJECTED)" in call.text for call in outcome.calls)
-    if fault and fault.what == KILL:
-        outcome.hit = outcome.died = tracer.killed
+    if outcome.point.kind == "kills":
+        outcome.hit = outcome.died = tracer.saw("+++ killed by SIGKILL +++")
     _conclude(world, outcome, victim)
 
 
@@ -230,6 +237,8 @@ def _conclude(world: World, outcome: Outcome, victim: Process) -> None:
     keys = {(row["run"], job.name, number) for number in range(1, row["attempt"] + 1)}
     if outcome.hit and outcome.died and outcome.point.scenario.victim == SHIM:
         world.losses.killed(victim.who, keys, keys if is_nameless(outcome.calls) else ())
+    if may_tear(outcome):
+        world.losses.torn |= keys
     if row["state"] not in (job.state, "lost"):
         outcome.problems.append(f"[outcome] is {row['state']} ({row['reason']}), should be {job.state}")
     if row["attempt"] != 1:
@@ -242,7 +251,28 @@ def _conclude(world: World, outcome: Outcome, victim: Process) -> None:
     )
 
 
+def may_drop(point: Point) -> bool:
+    """Whether the log could not be written for a moment: its text is dropped and counted."""
+    call = point.fault.call if point.fault else ""
+    return point.kind == "errors" and (call in ("splice", "mkdir") or "/logs/" in point.at)
+
+
+def may_tear(outcome: Outcome) -> bool:
+    """Whether nobody was left who had the FIFO open: what nobody has read of it is gone.
+
+    So it is if a shim is killed whose job has ended, and perhaps it does not know yet; or a shim and the forkserver
+    above it. If another shim was killed before, the forkserver has it open.
+    """
+    scenario = outcome.point.scenario
+    if scenario.victim == SHIM:
+        return outcome.hit and outcome.died and not scenario.name.startswith("takeover")
+    return scenario.name == "jobd-reaps" or (scenario.name == "orphan-ends" and outcome.hit and outcome.died)
+
+
 def is_nameless(calls: list[Call]) -> bool:
-    """Whether a shim was killed when it had made the main process, and had not noted which one that is."""
-    made = [place for place, call in enumerate(calls) if call.name in FORKS and call.done]
-    return bool(made) and not any(call.name == "pwrite64" and call.done for call in calls[made[-1] :])
+    """Whether a shim was killed between the mark `begun` in its record and the main process's pid there.
+
+    Nobody else knows whether that process was made, or which it is. The record is written when it is taken, when
+    it is marked, when the process is there, and later.
+    """
+    return sum(call.name == "pwrite64" and call.done for call in calls) == WRITES_UNTIL_BEGUN

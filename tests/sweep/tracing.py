@@ -110,10 +110,9 @@ class Tracer:
                     found.append(Call(name, counts[name], line))
         return found
 
-    @property
-    def killed(self) -> bool:
-        """Whether the process has been, under our eyes."""
-        return "+++ killed by SIGKILL +++" in self._trace.read_text(errors="replace")
+    def saw(self, text: str) -> bool:
+        """Whether it stands in the trace."""
+        return text in self._trace.read_text(errors="replace")
 
     def await_quiet(self) -> None:
         """Until the process does nothing more than to wait, or has gone."""

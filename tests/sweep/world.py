@@ -42,10 +42,14 @@ class BrokenError(Exception):
 
 
 class Losses(Casualties):
-    """Logs have to be whole, but for those of attempts that nobody was left to know of."""
+    """Logs have to be whole, but for those of the attempts in `torn`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.torn: set[Key] = set()
 
     def shims_killed(self, key: Key) -> int:
-        return super().shims_killed(key) if self.excuse(key) else 0
+        return 1 if key in self.torn else 0
 
 
 class World:
@@ -128,6 +132,7 @@ class World:
         if not self.await_service():
             self._note_end()
             raise BrokenError("jobd does not start without a fault; see jobd.log")
+        self.until("jobd is well", END_S, lambda: self.operator.ask("status")["daemon"]["state"] == "running")
         orders, self.unanswered = self.unanswered, []
         for order in orders:
             self._give(order)
@@ -229,12 +234,18 @@ class World:
         self.order("restart", JOBS["warm"])
         self.await_end(JOBS["warm"])
 
+    def await_reaped(self, process: Process) -> None:
+        """Until its parent has seen its end."""
+        self.until(f"{process.name} is reaped", TIDY_S, lambda: find(process.who.pid) is None)
+
     def make_ready(self, idle: int) -> None:
         """One forkserver, so many idle shims (0 or 1), and nobody else."""
         seen = self.look()
         if seen.jobs:
             raise BrokenError(f"processes of ended attempts live: {[key for _, key in seen.jobs.values()]}")
         if len(seen.shims) > 1:
+            self._kill_shims()
+        if not seen.forkservers:
             self._kill_shims()
         if not seen.forkservers or (idle and len(seen.shims) != 1):
             self.add_idle_shim()
