@@ -197,10 +197,8 @@ class OwnAttempt(Attempt):
         self._save(self._record)
 
     def _begin(self) -> None:
-        """The last thing before: from here on, should this process be killed, nobody knows that nothing ran."""
-        self._record["begun"] = True
         try:
-            self._slot.rewrite(self._record)
+            self._slot.begin()
         except OSError as error:
             raise child.ShortageError(f"the state directory cannot be written: {error}") from None
 

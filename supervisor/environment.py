@@ -12,6 +12,7 @@ import stat
 import sys
 
 from supervisor.order import UnstartableError
+from supervisor.trust import weakness
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -59,6 +60,8 @@ def read_env_file(path: str) -> dict[str, str]:
     of it, single or double, is taken off. Nothing is expanded, nothing is escaped.
     UnstartableError says which line is wrong and quotes no value.
     """
+    if os.geteuid() == 0 and (problem := weakness(path)):
+        raise UnstartableError(f"env_file {path} is not safe to use as root: {problem}, or set `user`")
     try:
         content = _read_file(path)
     except OSError as error:

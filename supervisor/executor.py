@@ -221,7 +221,7 @@ class Executor:
             self._lost(attempt_id, f"the machine went down while it ran: {WHAT_NOW}")
         elif (pidfd := _find_shim(kept)) is not None:
             self._adopt(attempt_id, kept, pidfd)
-        elif kept.get("begun") is False:
+        elif "terms" in kept and not kept["begun"]:
             self._not_started(attempt_id, f"its shim (pid {kept['shim']}) was killed before the start")
         elif "terms" in kept:
             self._take_over(attempt_id, kept)

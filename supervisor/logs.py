@@ -7,6 +7,7 @@ reads. Knows no jobs and no sockets: what it reads goes to callbacks. Called by 
 from __future__ import annotations
 
 import codecs
+import contextlib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -38,7 +39,8 @@ def tail(path: Path, lines: int) -> tuple[str, int]:
 
 @dataclass(slots=True)
 class _Follower:
-    path: Path
+    fd: int  # of the log, which may be removed or replaced meanwhile
+    watch: int
     offset: int
     send: Callable[[str], None]
     decoder: codecs.IncrementalDecoder = field(default_factory=lambda: codecs.getincrementaldecoder("utf-8")("replace"))
@@ -52,20 +54,22 @@ class LogFollowers:
         self._inotify: inotify_simple.INotify | None = None  # made when someone follows
         self._followers: dict[int, _Follower] = {}
         self._watches: dict[int, set[int]] = {}  # watch descriptor -> tokens
-        self._watch_of: dict[int, int] = {}
 
     def follow(self, token: int, path: Path, offset: int, send: Callable[[str], None]) -> None:
-        """Call `send` with all that stands behind `offset`, now and as it comes, until `stop`."""
+        """Call `send` with all that stands behind `offset`, now and as it comes, until `stop`. OSError."""
         if self._inotify is None:
             self._inotify = inotify_simple.INotify(nonblocking=True)
             self._loop.watch(self._inotify.fileno(), read=self._on_changes)
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o750)
         # The shim may not have made it yet; it appends, so an empty file does no harm.
-        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o640))
-        watch = self._inotify.add_watch(path, inotify_simple.flags.MODIFY)
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o640)
+        try:
+            watch = self._inotify.add_watch(f"/proc/self/fd/{fd}", inotify_simple.flags.MODIFY)
+        except OSError:
+            os.close(fd)
+            raise
         self._watches.setdefault(watch, set()).add(token)
-        self._watch_of[token] = watch
-        self._followers[token] = _Follower(path, offset, send)
+        self._followers[token] = _Follower(fd, watch, offset, send)
         self._send_rest(token)
 
     def stop(self, token: int) -> None:
@@ -77,15 +81,16 @@ class LogFollowers:
 
     def drop(self, token: int) -> None:
         """Forget a follower who is gone."""
-        if self._followers.pop(token, None) is None:
+        follower = self._followers.pop(token, None)
+        if follower is None:
             return
-        watch = self._watch_of.pop(token)
-        tokens = self._watches[watch]
+        os.close(follower.fd)
+        tokens = self._watches.get(follower.watch, set())
         tokens.discard(token)
-        if not tokens:
-            del self._watches[watch]
+        if not tokens and self._watches.pop(follower.watch, None) is not None:
             assert self._inotify is not None
-            self._inotify.rm_watch(watch)
+            with contextlib.suppress(OSError):  # the kernel may have dropped it already
+                self._inotify.rm_watch(follower.watch)
 
     def _on_changes(self) -> None:
         assert self._inotify is not None
@@ -96,9 +101,8 @@ class LogFollowers:
 
     def _send_rest(self, token: int) -> None:
         follower = self._followers[token]
-        with open(follower.path, "rb") as log:
-            log.seek(follower.offset)
-            while chunk := log.read(CHUNK_BYTES):
+        with contextlib.suppress(OSError):  # a disk that fails: what can be read is sent
+            while token in self._followers and (chunk := os.pread(follower.fd, CHUNK_BYTES, follower.offset)):
                 follower.offset += len(chunk)
                 text = follower.decoder.decode(chunk)
                 if text:

@@ -5,14 +5,15 @@ be taken only once. So an attempt id is executed at most once, whoever dies at w
 shim that takes the name may start it; a daemon that takes it has given the attempt up.
 Written by the shim and read by the executor. It need not survive power loss, so nothing is synced.
 
-Keys: attempt, shim and shim_start (identity of the shim), parent (that of its forkserver), boot, fifo, log,
+Keys: attempt, shim and shim_start (identity of the shim), forkserver (its identity), boot, fifo, log,
 started_at, began_at (monotonic),
 and what another shim needs to take the attempt over: terms (an order.Terms) and env (what the job's
 processes can be known by). Then pid and pid_start (identity of the main process), and at last ending (an
 Ending). `given_up` (why) says instead that nothing ran and nothing ever will.
 
-The last bytes of the file tell the status of the main process, as key `main_exit`, from before it is
-reaped: by the shim, or by whoever has become the parent of that process when the shim was killed.
+The last bytes of the file tell how far the main process got: blank, nothing was begun (key `begun`);
+then its status, as key `main_exit`, from before it is reaped: by the shim, or by whoever has become the
+parent of that process when the shim was killed.
 """
 
 # pathlib is too large for the small processes
@@ -36,6 +37,7 @@ FILE_BYTES = 4096
 #: The last of them are for the status of the main process.
 EXIT_BYTES = 128
 RECORD_BYTES = FILE_BYTES - EXIT_BYTES
+_BEGUN = b"{}".ljust(EXIT_BYTES)
 #: Longest text in an ending, in characters. JSON in UTF-8 makes at most 6 bytes of one.
 MAX_TEXT_CHARS = 500
 _to_json = json.JSONEncoder(ensure_ascii=False).encode
@@ -72,6 +74,10 @@ class Slot:
     def rewrite(self, record: Record) -> None:
         """Replace the content in one write. OSError."""
         os.pwrite(self._fd, _encode(record), 0)
+
+    def begin(self) -> None:
+        """The last thing before the process is made: from here on nobody can know that nothing ran. OSError."""
+        os.pwrite(self._fd, _BEGUN, RECORD_BYTES)
 
     def note_main_exit(self, status: dict[str, int]) -> None:
         """Keep the status of the main process, should this process be killed before the attempt has ended. OSError."""
@@ -195,8 +201,10 @@ def _decode(text: bytes) -> Record:
     record = json.loads(text[:RECORD_BYTES])
     if not isinstance(record, dict):
         raise ValueError("not a JSON object")
-    if noted := text[RECORD_BYTES:].strip():
-        record["main_exit"] = json.loads(noted)
+    noted = text[RECORD_BYTES:].strip()
+    record["begun"] = bool(noted)
+    if noted and (status := json.loads(noted)):
+        record["main_exit"] = status
     return record
 
 

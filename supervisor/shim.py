@@ -39,15 +39,19 @@ HALT_OF_SIGNAL = {int(signum): how for how, signum in HALT_SIGNALS.items()}
 
 
 class Places:
-    """The folders of the state directory that a shim writes to, and this boot's name."""
+    """The folders of the state directory that a shim writes to, this boot's name, and who makes the shims.
 
-    __slots__ = ("attempts", "boot", "fifos", "logs")
+    Made by the forkserver: a shim's parent may be another one by the time that it looks.
+    """
+
+    __slots__ = ("attempts", "boot", "fifos", "forkserver", "logs")
 
     def __init__(self, state_dir: str) -> None:
         self.attempts = os.path.join(state_dir, "attempts")
         self.fifos = os.path.join(state_dir, "fifos")
         self.logs = os.path.join(state_dir, "logs")
         self.boot = process_tree.boot_id()
+        self.forkserver = process_tree.myself()
 
 
 class Shim:
@@ -155,7 +159,7 @@ class Shim:
             "attempt": number,
             "shim": self._identity[0],
             "shim_start": self._identity[1],
-            "parent": process_tree.identity(os.getppid()),
+            "forkserver": places.forkserver,
             "boot": places.boot,
             "fifo": os.path.basename(self._fifo.path),
             "log": order["log"],
@@ -163,7 +167,6 @@ class Shim:
             "began_at": time.monotonic(),
             "terms": {name: order[name] for name in TERMS},  # type: ignore[literal-required]
             "env": order["own_env"],
-            "begun": False,
             "pid": None,
             "ending": None,
         }

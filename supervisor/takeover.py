@@ -44,7 +44,7 @@ class TakenOver(Attempt):
         self._main = (kept["pid"], kept["pid_start"]) if kept["pid"] else None
         self._marks = {f"{name}={value}".encode() for name, value in kept["env"].items()}
         self._since = kept["not_before"]
-        self._forkserver = tuple(kept["parent"] or (0, 0))
+        self._forkserver = tuple(kept["forkserver"])
         self._attempts_folder = attempts_folder
         self._fifo_path = os.path.realpath(capture.fifo.path)
         self._pidfds: dict[Identity, int] = {}

@@ -287,7 +287,7 @@ def test_a_reused_pid_is_not_adopted(world: World) -> None:
         "pid": None,
         "terms": {**kept["terms"], "attempt": 99},
     }
-    (world.state_dir / "attempts/99.json").write_text(record._to_json(forged))
+    (world.state_dir / "attempts/99.json").write_bytes(record._encode(forged) + record._BEGUN)
     world.executor.recover({99: BOOT})
     assert world.end(99).cause is Cause.LOST
 
@@ -310,7 +310,7 @@ def test_after_leaving_the_helpers_go(world: World) -> None:
 
 
 #: Keys that records did not have before shims could be taken over.
-NEWER_KEYS = ("parent", "began_at", "terms", "env", "begun", "pid_start")
+NEWER_KEYS = ("forkserver", "began_at", "terms", "env", "begun", "pid_start")
 
 
 def test_a_shim_of_an_older_version_is_adopted(world: World) -> None:

@@ -232,6 +232,22 @@ def test_others_are_unharmed(world: World) -> None:
         os.waitpid(canary, 0)
 
 
+def test_a_shim_whose_forkserver_had_died_leaves_no_claim_on_its_successor(world: World) -> None:
+    """The other job's shim is below the new forkserver, which is nobody's stray."""
+    world.run("true")  # a shim that waits in the pool
+    shim = world.record(1)["shim"]
+    kill(parent_of(shim))
+    first = world.start("sleep 1000", stop_timeout_s=0.2)
+    assert shim_of(world, first) == shim
+    other = world.start(f"{WAIT_FOR_GO}; exit 3")
+    take_over(world, first)
+    shim_of(world, other)
+    world.halt(first, Halt.STOP)
+    assert world.end(first).cause is Cause.STOPPED
+    (world.state_dir / "go").touch()
+    assert world.end(other).exit_code == 3
+
+
 def test_who_only_reads_the_output_is_a_stranger(world: World) -> None:
     attempt = world.start("sleep 1000")
     take_over(world, attempt)
@@ -285,8 +301,7 @@ def test_killed_before_the_process_was_made(world: World) -> None:
     path = world.state_dir / "attempts/77.json"
     kept = world.record(attempt)
     shim = kept["shim"]
-    kept["begun"] = False
-    path.write_text(json.dumps({**kept, "pid": None, "ending": None}))
+    path.write_text(json.dumps({**kept, "pid": None, "ending": None, "terms": {}}))
     kill(shim)
     world.executor.recover({77: BOOT})
     assert "before the start" in world.hear(NotStarted, 77).reason

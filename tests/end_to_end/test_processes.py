@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 from pathlib import Path
@@ -151,3 +152,31 @@ def test_a_signal_to_the_terminal_reaches_the_daemon_only(jobd: Jobd) -> None:
     assert not processes_in(jobd.folder)
     jobd.start()
     assert jobd.states() == {"long": "stopped"}
+
+
+def test_a_log_that_is_removed_while_someone_follows_it_harms_nobody(jobd: Jobd) -> None:
+    os.mkfifo(jobd.folder / "gate")
+    jobd.start("[jobs.one]\ncommand = 'echo first; read x < gate; echo last'\n")
+    jobd.ctl("start")
+    with subprocess.Popen(
+        [JOBCTL, "logs", "-f", "one"],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "JOBD_SOCKET": str(jobd.socket)},
+    ) as follower:
+        assert follower.stdout is not None
+        assert follower.stdout.readline() == "first\n"
+        shutil.rmtree(jobd.state / "logs/main")
+        (jobd.folder / "gate").write_text("go\n")
+        jobd.ctl("wait")
+        assert follower.stdout.read() == "last\n"
+    jobd.ctl("ping")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root has something to lose")
+def test_roots_jobs_read_no_env_file_that_others_can_change(jobd: Jobd) -> None:
+    (jobd.folder / "env").write_text("PATH=/tmp\n")
+    os.chown(jobd.folder / "env", 65534, -1)
+    jobd.start("[jobs.one]\ncommand = 'true'\nenv_file = 'env'\n")
+    jobd.ctl("start", "--wait", code=1)
+    assert "is not safe to use as root" in jobd.jobs()["one"]["reason"]

@@ -13,8 +13,9 @@ import time
 from pathlib import Path
 
 from tests.sweep.figures import Figures
+from tests.sweep.points import Point
 from tests.sweep.scenarios import SCENARIOS
-from tests.sweep.sweep import Point, do_all, sweep
+from tests.sweep.sweep import do_all, sweep
 from tests.sweep.tracing import Fault, hindrance
 
 

@@ -41,7 +41,9 @@ class Figures:
             self.missed += 1
         elif kind:
             self.hits[kind][str(outcome.point.scenario)] += 1
-            self.states.setdefault(kind, Counter())[outcome.state or "unknown"] += 1
+            was_unborn = outcome.state == "lost" and outcome.point.scenario.begins and not outcome.ran
+            state = "lost, though nothing ran" if was_unborn else outcome.state or "unknown"
+            self.states.setdefault(kind, Counter())[state] += 1
             self.ended += kind == "errors" and outcome.died
 
     @property

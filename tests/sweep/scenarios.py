@@ -25,14 +25,18 @@ Play = Callable[[World, Job], Generator[Process, None, None]]
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """`victim`: kind of the process at fault. `idle`: shims that wait in the pool at the beginning, 0 or 1."""
+    """`victim`: kind of the process at fault. `idle`: shims that wait in the pool at the beginning, 0 or 1.
+
+    `begins`: the victim is the shim that begins the attempt. `is_start`: it is traced from its exec on.
+    """
 
     name: str
     victim: str
     job: Job
     play: Play
     idle: int = 1
-    is_start: bool = False  # the victim is traced from its exec on
+    begins: bool = False
+    is_start: bool = False
 
     def __str__(self) -> str:
         return f"{self.name}/{self.victim}"
@@ -229,17 +233,23 @@ def _start_jobd(world: World, job: Job) -> Generator[Process, None, None]:
         world.await_end(job)
 
 
+_RUNS = {
+    "run": "quick",
+    "run-forked": "forked",
+    "run-flood": "flood",
+    "run-finish-main": "mainly",
+    "run-timeout": "late",
+}
+
+
 def _all() -> Iterator[Scenario]:
     quick, gated, hang = JOBS["quick"], JOBS["gated"], JOBS["hang"]
-    for choice in (_THE_JOBD, _IDLE_SHIM):
-        yield Scenario("run", choice.kind, quick, _run(choice))
+    yield Scenario("run", JOBD, quick, _run(_THE_JOBD))
     for choice in (_THE_JOBD, _THE_FORKSERVER):
         yield Scenario("first-run", choice.kind, quick, _run(choice), idle=0)
-    yield Scenario("run-forked", SHIM, JOBS["forked"], _run(_IDLE_SHIM))
-    yield Scenario("run-flood", SHIM, JOBS["flood"], _run(_IDLE_SHIM))
-    yield Scenario("run-leftovers", SHIM, JOBS["leaver"], _run_with_leftovers(_IDLE_SHIM))
-    yield Scenario("run-finish-main", SHIM, JOBS["mainly"], _run(_IDLE_SHIM))
-    yield Scenario("run-timeout", SHIM, JOBS["late"], _run(_IDLE_SHIM))
+    for name, job in _RUNS.items():
+        yield Scenario(name, SHIM, JOBS[job], _run(_IDLE_SHIM), begins=True)
+    yield Scenario("run-leftovers", SHIM, JOBS["leaver"], _run_with_leftovers(_IDLE_SHIM), begins=True)
     for choice in (_THE_JOBD, _BUSY_SHIM):
         yield Scenario("stop", choice.kind, hang, _stop(choice))
         yield Scenario("stop-now", choice.kind, hang, _stop(choice, now=True))

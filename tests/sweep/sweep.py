@@ -1,14 +1,8 @@
-"""The sweep itself: which points there are, what is done at one of them, and what was found.
-
-A point is a scenario and a fault. Points come from a run without a fault, whose system calls are counted;
-so they are the same every time, but for what the processes do in another order.
-"""
+"""The sweep itself: what is done at each point, and what was found there."""
 
 from __future__ import annotations
 
-import contextlib
 import itertools
-import re
 import shutil
 import time
 from collections import deque
@@ -18,57 +12,17 @@ from pathlib import Path
 
 from tests.crash.family import Process
 from tests.crash.invariants import Violation
+from tests.sweep.points import Point, points_of
 from tests.sweep.scenarios import SHIM, Scenario
-from tests.sweep.tracing import KILL, QUIET_AT_START, Call, Fault
+from tests.sweep.tracing import Call
 from tests.sweep.world import BrokenError, World, is_gone
 
-#: What a call may return that fails for the moment. Those that are not here fail only by a bug of the caller.
-ERRORS = {
-    "accept4": ("EMFILE",),
-    "clone": ("EAGAIN", "ENOMEM"),
-    "clone3": ("EAGAIN", "ENOMEM"),
-    "dup": ("EMFILE",),
-    "fdatasync": ("EIO",),
-    "fork": ("EAGAIN",),
-    "fsync": ("EIO",),
-    "ftruncate": ("EIO", "ENOSPC"),
-    "link": ("ENOSPC", "EIO"),
-    "mkdir": ("ENOSPC",),
-    "mknod": ("ENOSPC",),
-    "mknodat": ("ENOSPC",),
-    "openat": ("EMFILE", "EIO"),
-    "pidfd_open": ("EMFILE",),
-    "pipe2": ("EMFILE",),
-    "pwrite64": ("ENOSPC", "EIO"),
-    "sendmsg": ("EAGAIN",),
-    "sendto": ("EAGAIN",),
-    "socketpair": ("EMFILE",),
-    "splice": ("ENOSPC", "EIO"),
-    "unlink": ("EIO",),
-    "vfork": ("EAGAIN",),
-}
 #: A world is given up after so many points, so that little has to be looked at if it was wrong in the end.
 POINTS_PER_WORLD = 40
-#: Looking at processes is a long row of like calls; one of so many is enough to fail.
-LOOKS_APART = 10
+#: They make a process.
+FORKS = frozenset({"clone", "clone3", "fork", "vfork"})
 #: A shim writes to its record so often until it says `begun`; the next time it tells the main process's pid.
 WRITES_UNTIL_BEGUN = 2
-
-
-@dataclass(frozen=True, slots=True)
-class Point:
-    """`at`: the call in the run without a fault."""
-
-    scenario: Scenario
-    fault: Fault | None
-    at: str = ""
-
-    @property
-    def kind(self) -> str:
-        return "" if self.fault is None else "kills" if self.fault.what == KILL else "errors"
-
-    def __str__(self) -> str:
-        return f"{self.scenario} {self.fault or 'no fault'}"
 
 
 @dataclass(slots=True)
@@ -80,40 +34,14 @@ class Outcome:
     hit: bool = False
     died: bool = False
     state: str = ""
-    reason: str = ""
     run: str = ""
     took_s: float = 0.0
     problems: list[str] = field(default_factory=list)
 
-
-def points_of(scenario: Scenario, calls: list[Call]) -> Iterator[Point]:
-    """Where to put a fault: a kill before each call, and errors in its place."""
-    looks = 0
-    for call, is_look in _with_looks(calls):
-        if scenario.is_start and call.name in QUIET_AT_START:
-            continue
-        looks += is_look
-        if not is_look:
-            yield Point(scenario, Fault(call.name, call.nth), call.text)
-        if not is_look or (call.name == "openat" and looks % LOOKS_APART == 1):
-            for error in ERRORS.get(call.name, ()):
-                yield Point(scenario, Fault(call.name, call.nth, error), call.text)
-
-
-def _with_looks(calls: list[Call]) -> Iterator[tuple[Call, bool]]:
-    """Each call, and whether it only looks at processes: opens, reads or closes a file of /proc."""
-    looking: set[str] = set()
-    for call in calls:
-        fd = re.match(r"\w+\((\d+)", call.text)
-        if call.name == "openat" and '"/proc/' in call.text:
-            looking.add(call.text.rpartition(" = ")[2].split()[0])
-            yield call, True
-        elif fd and fd[1] in looking and call.name in ("read", "close", "fcntl"):
-            if call.name == "close":
-                looking.discard(fd[1])
-            yield call, True
-        else:
-            yield call, False
+    @property
+    def ran(self) -> bool:
+        """Whether a shim that was to begin the attempt has made a process."""
+        return any(call.name in FORKS and call.done for call in self.calls)
 
 
 @dataclass(slots=True)
@@ -204,7 +132,7 @@ def _do(world: World, outcome: Outcome) -> None:
 def _play(world: World, outcome: Outcome) -> None:
     """Arrange, act under the tracer, restore, and see how the job ends. Raises BrokenError."""
     scenario, fault = outcome.point.scenario, outcome.point.fault
-    job = scenario.job
+    job, orders_before = scenario.job, len(world.operator.orders)
     world.gate(job, is_open=False)
     world.make_ready(scenario.idle)
     story = scenario.play(world, job)
@@ -220,35 +148,33 @@ def _play(world: World, outcome: Outcome) -> None:
     outcome.hit = any("(INJECTED)" in call.text for call in outcome.calls)
     if outcome.point.kind == "kills":
         outcome.hit = outcome.died = tracer.saw("+++ killed by SIGKILL +++")
-    _conclude(world, outcome, victim)
-
-
-def _conclude(world: World, outcome: Outcome, victim: Process) -> None:
-    job = outcome.point.scenario.job
     if outcome.hit and outcome.died:
         world.losses.killed(victim.who, set())
     world.gate(job, is_open=True)
     world.restore()
-    if not world.is_over(job) and job.state == "stopped":
-        world.order("stop", job)
+    is_stopped = any(order.method == "stop" and order.done for order in world.operator.orders[orders_before:])
+    if job.state == "stopped" and not is_stopped:
+        world.order("stop", job)  # there was nobody who could take it
     world.await_end(job)
+    _examine(world, outcome, victim)
+
+
+def _examine(world: World, outcome: Outcome, victim: Process) -> None:
+    """What can be said of one point at once; the invariants are for the end of the world."""
+    job = outcome.point.scenario.job
     row = world.row(job)
-    outcome.run, outcome.state, outcome.reason = row["run"], row["state"], row["reason"]
+    outcome.run, outcome.state = row["run"], row["state"]
     keys = {(row["run"], job.name, number) for number in range(1, row["attempt"] + 1)}
     if outcome.hit and outcome.died and outcome.point.scenario.victim == SHIM:
-        world.losses.killed(victim.who, keys, keys if is_nameless(outcome.calls) else ())
+        world.losses.killed(victim.who, keys, keys if is_nameless(outcome) else ())
     if may_tear(outcome):
         world.losses.torn |= keys
     if row["state"] not in (job.state, "lost"):
         outcome.problems.append(f"[outcome] is {row['state']} ({row['reason']}), should be {job.state}")
     if row["attempt"] != 1:
         outcome.problems.append(f"[consumed] {row['attempt']} attempts")
-    with contextlib.suppress(BrokenError):
-        world.until("no process of it lives", 0.0, lambda: not world.look().jobs)
-        return
-    outcome.problems.append(
-        f"[alive] it is {row['state']}, and lives: {[key for _, key in world.look().jobs.values()]}"
-    )
+    if left := [f"{key} pid {process.who.pid}" for process, key in world.look().jobs.values()]:
+        outcome.problems.append(f"[alive] it is {row['state']}, and lives: {left}")
 
 
 def may_drop(point: Point) -> bool:
@@ -269,10 +195,10 @@ def may_tear(outcome: Outcome) -> bool:
     return scenario.name == "jobd-reaps" or (scenario.name == "orphan-ends" and outcome.hit and outcome.died)
 
 
-def is_nameless(calls: list[Call]) -> bool:
+def is_nameless(outcome: Outcome) -> bool:
     """Whether a shim was killed between the mark `begun` in its record and the main process's pid there.
 
-    Nobody else knows whether that process was made, or which it is. The record is written when it is taken, when
-    it is marked, when the process is there, and later.
+    Nobody else knows whether that process was made, or which it is.
     """
-    return sum(call.name == "pwrite64" and call.done for call in calls) == WRITES_UNTIL_BEGUN
+    writes = sum(call.name == "pwrite64" and call.done for call in outcome.calls)
+    return outcome.point.scenario.begins and writes == WRITES_UNTIL_BEGUN
