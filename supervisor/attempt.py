@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 #: While the tree is being killed, it is walked again after this time, doubled each time up to the longest.
 FIRST_REWALK_S = 0.001
 LONGEST_REWALK_S = 0.25
+#: poll takes no more than 24 days at once.
+MAX_WAIT_MS = 86_400_000.0
 
 
 class Attempt:
@@ -73,7 +75,9 @@ class Attempt:
 
     def wait_ms(self) -> float | None:
         """How long there is nothing to do but to wait for the job."""
-        return max(0.0, (min(self._alarms.values()) - time.monotonic()) * 1000) if self._alarms else None
+        if not self._alarms:
+            return None
+        return max(0.0, min((min(self._alarms.values()) - time.monotonic()) * 1000, MAX_WAIT_MS))
 
     def on_time(self) -> None:
         """Do what is due."""

@@ -39,24 +39,31 @@ class Fifo:
         if self.read_fd < 0:
             os.mkfifo(self.path, 0o600)
             try:
-                self.read_fd = os.open(self.path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+                self.read_fd = self._open_to_read()
             except OSError:
                 os.unlink(self.path)
                 raise
-        self.job_fd = os.open(self.path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            self.job_fd = self._open_for_job()
+        except OSError:  # someone has removed it, or taken our rights to it: make another one
+            self.remove()
+            os.mkfifo(self.path, 0o600)
+            self.read_fd = self._open_to_read()
+            self.job_fd = self._open_for_job()
+
+    def _open_to_read(self) -> int:
+        return os.open(self.path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+
+    def _open_for_job(self) -> int:
+        return os.open(self.path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
 
     def reopen(self) -> None:
         """Take over the FIFO of a shim that was killed, which is here unless someone removed it. OSError."""
         try:
-            self.read_fd = os.open(self.path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+            self.read_fd = self._open_to_read()
         except FileNotFoundError:
             pass
-        try:
-            self.open()
-        except OSError:
-            if self.read_fd >= 0:
-                os.close(self.read_fd)
-            raise
+        self.open()
 
     def close(self, reuse: bool) -> None:
         """Not used again if not wanted so, or if someone outside of the job can still write to it."""
@@ -68,8 +75,11 @@ class Fifo:
         """The next `open` makes another one."""
         if self.read_fd >= 0:
             os.close(self.read_fd)
-            os.unlink(self.path)
             self.read_fd = -1
+            try:
+                os.unlink(self.path)
+            except OSError:
+                pass  # swept up later
 
     def _is_closed_by_all(self) -> bool:
         try:
@@ -97,10 +107,10 @@ class Capture:
                 return self._drop()
             os.lseek(self._log_fd, 0, os.SEEK_END)
             moved = self._splice(self._log_fd, room) if self._can_splice else self._copy(self._log_fd, room)
+            self._written_bytes += moved
+            return moved or self._drop()
         except BlockingIOError:
             return 0
-        self._written_bytes += moved
-        return moved or self._drop()
 
     def close(self) -> None:
         """Take what is left, and say in the log what was dropped."""

@@ -22,7 +22,7 @@ from typing import Any
 
 from msgspec import json
 
-from supervisor import order, process_tree, record
+from supervisor import kept_record, order, process_tree, record
 from supervisor.core.events import Cause, Ending, Event, Exited, Halt, Launch, NotStarted, Signal, Started
 from supervisor.core.model import Limits
 from supervisor.loop import Loop
@@ -36,6 +36,9 @@ SWEEP_AFTER_S = 1.0
 RETRY_S = 1.0
 #: A shim that has not ended its attempt so long after the latest moment for it does not work, and is replaced.
 OBEY_S = 10.0
+
+#: Of an attempt's id; SQLite has no more.
+MAX_ID_DIGITS = 18
 
 NEVER_BEGAN = "jobd or its shim went away before the start"
 WHAT_NOW = "see what the job did, then retry"
@@ -109,7 +112,8 @@ class Executor:
 
     def recorded(self) -> list[int]:
         """Attempts of which there is a record."""
-        return [int(path.stem) for path in (self._state_dir / "attempts").glob("*.json") if path.stem.isdecimal()]
+        stems = [path.stem for path in (self._state_dir / "attempts").glob("*.json")]
+        return [int(stem) for stem in stems if stem.isdecimal() and len(stem) <= MAX_ID_DIGITS]
 
     def pid_of(self, attempt_id: int) -> int | None:
         """The main process of an attempt that runs."""
@@ -125,7 +129,10 @@ class Executor:
     def forget(self, attempt_id: int) -> None:
         """What became of it (Exited or NotStarted) is committed: the record is not needed any more."""
         self._halts.pop(attempt_id, None)
-        record.remove(self._record_path(attempt_id))
+        try:
+            record.remove(self._record_path(attempt_id))
+        except OSError as error:  # the next jobd tries again
+            log.warning("%s cannot be removed: %s", self._record_path(attempt_id), error.strerror)
 
     def reap(self) -> None:
         """A child of jobd has ended, or has come to it as the subreaper."""
@@ -145,9 +152,9 @@ class Executor:
 
     def _pass_on(self, shim: Shim | _Adopted, attempt_id: int, halt: Halt) -> None:
         """Have a shim end its attempt, and see to it that it does."""
-        if isinstance(shim, Shim):
-            self._pool.send(shim, json.encode({"halt": attempt_id, "how": halt.value}))
-        else:
+        text = json.encode({"halt": attempt_id, "how": halt.value})
+        told = isinstance(shim, Shim) and self._pool.send(shim, text)
+        if not told and shim.pidfd is not None:  # there is no channel to it, or no room in it
             send_signal(shim.pidfd, order.HALT_SIGNALS[halt.value])
         if shim.pidfd is not None:
             send_signal(shim.pidfd, signal.SIGCONT)  # someone may have stopped it
@@ -171,7 +178,7 @@ class Executor:
             return
         self._pool.put_back(shim)
         if what == "ended":
-            self._exited(attempt_id, _ending(message["ending"]))
+            self._exited(attempt_id, kept_record.ending(message["ending"]))
         elif what == "not_started":
             self._not_started(attempt_id, message["reason"])
         elif what == "not_taken":
@@ -205,6 +212,7 @@ class Executor:
             if kept is None:  # a shim was quicker, and may have freed it again: look again
                 self._later(partial(self._settle, attempt_id, reason))
             else:
+                kept_record.check(kept)
                 self._follow(attempt_id, kept)
         except OSError:  # it cannot be found out for now
             self._at(RETRY_S, partial(self._settle, attempt_id, reason, in_this_boot))
@@ -214,9 +222,9 @@ class Executor:
     def _follow(self, attempt_id: int, kept: record.Record) -> None:
         """Do what the record of an attempt calls for."""
         if "given_up" in kept:
-            self._not_started(attempt_id, kept["given_up"])
+            self._not_started(attempt_id, kept_record.storable(kept["given_up"]))
         elif kept["ending"]:
-            self._exited(attempt_id, _ending(kept["ending"]))
+            self._exited(attempt_id, kept_record.ending(kept["ending"]))
         elif kept["boot"] != self._boot:
             self._lost(attempt_id, f"the machine went down while it ran: {WHAT_NOW}")
         elif (pidfd := _find_shim(kept)) is not None:
@@ -251,6 +259,7 @@ class Executor:
             self._pass_on(shim, attempt_id, halt)
 
     def _end_of_adopted(self, attempt_id: int, shim: _Adopted) -> None:
+        self._at(SWEEP_AFTER_S, self._sweep)
         self._release(shim)
         del self._busy[attempt_id]
         self._settle(attempt_id)
@@ -263,16 +272,14 @@ class Executor:
         """Remove what shims that were killed have left behind. A FIFO stays while its job may write to it."""
         attempts, fifos = self._state_dir / "attempts", self._state_dir / "fifos"
         records = [kept for path in attempts.glob("*.json") if (kept := _read_or_none(str(path)))]
-        open_ones = [kept for kept in records if not record.is_over(kept)]
-        needed = {
-            name for kept in open_ones for name in (kept.get("fifo"), f"{kept.get('shim')}-{kept.get('shim_start')}")
-        }
-        for path in [*attempts.glob("*-*"), *fifos.glob("*-*")]:
+        going_on = [kept for kept in records if not record.is_over(kept)]
+        needed = {fifos / str(kept.get("fifo")) for kept in going_on}
+        needed |= {attempts / f"{kept.get('shim')}-{kept.get('shim_start')}" for kept in going_on}
+        for path in {*attempts.glob("*-*"), *fifos.glob("*-*")} - needed:
             pid, _, start = path.name.partition("-")
-            if path.name in needed or not (pid.isdecimal() and start.isdecimal()):
-                continue
-            if _state(int(pid), int(start)) in ("", "Z", "X"):
-                path.unlink(missing_ok=True)
+            if pid.isdecimal() and start.isdecimal() and _state(int(pid), int(start)) in ("", "Z", "X"):
+                with contextlib.suppress(OSError):
+                    path.unlink()
 
     def _record_path(self, attempt_id: int) -> str:
         return f"{self._state_dir}/attempts/{attempt_id}.json"
@@ -336,12 +343,6 @@ class Executor:
     def _at(self, wait_s: float, callback: Callable[[], None]) -> None:
         """After this time, unless we have left by then."""
         self._loop.call_at(time.monotonic() + wait_s, lambda: callback() if self._is_open else None)
-
-
-def _ending(fields: dict[str, Any]) -> Ending:
-    """From a shim's words; what another version may have added is left out."""
-    known: dict[str, Any] = {name: value for name, value in fields.items() if name in Ending.__slots__}
-    return Ending(**{**known, "cause": Cause(fields["cause"])})
 
 
 def _read_or_none(path: str) -> record.Record | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import logging
 import multiprocessing
 import os
 import signal
@@ -17,10 +18,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from msgspec import json
+from msgspec import DecodeError, json
 
 from supervisor import forkserver, reaper
 from supervisor.loop import Loop
+
+log = logging.getLogger("jobd")
 
 #: Idle shims that are kept; the others are told to go at once. Each costs 2 MB, making one anew a millisecond.
 POOL_KEEP = 4
@@ -83,6 +86,8 @@ class Pool:
         """Give an attempt to a shim, an idle one if there is. OSError: none can be made."""
         shim = self._idle.pop() if self._idle else self._new_shim()
         while not self.send(shim, text):  # an idle one has died, and its end has not been noticed yet
+            with contextlib.suppress(OSError):
+                shim.channel.shutdown(socket.SHUT_RDWR)  # should it live after all, it leaves
             shim = self._idle.pop() if self._idle else self._new_shim()
         shim.attempt_id = attempt_id
         shim.takes_over = False
@@ -134,12 +139,14 @@ class Pool:
         if text is None:
             return
         if not text:
-            self._let_go(shim)
-            if shim in self._idle:
-                self._idle.remove(shim)
-            self._on_gone(shim)
+            self._lose(shim)
             return
-        message = json.decode(text)
+        try:
+            message = json.decode(text)
+        except DecodeError as error:
+            log.error("a shim (pid %s) does not make sense: %s", shim.pid, error)
+            self._lose(shim)
+            return
         if message["what"] == "hello":
             shim.pid = message["pid"]
             return
@@ -147,6 +154,12 @@ class Pool:
             shim.refusal = message["reason"]  # there is no shim; its channel closes next
             return
         self._on_message(shim, message)
+
+    def _lose(self, shim: Shim) -> None:
+        self._let_go(shim)
+        if shim in self._idle:
+            self._idle.remove(shim)
+        self._on_gone(shim)
 
     def _receive(self, shim: Shim) -> bytes | None:
         """One message; empty: the shim is gone; None: nothing there."""

@@ -52,6 +52,15 @@ def parent_and_start(pid: int) -> tuple[int, int] | None:
     return (int(fields[1]), int(fields[19])) if fields else None
 
 
+def name(pid: int) -> bytes:
+    """Its short name, as `ps` shows it; empty if it cannot be told."""
+    try:
+        with open(f"/proc/{pid}/comm", "rb") as file:
+            return file.read().rstrip(b"\n")
+    except OSError:
+        return b""
+
+
 def state(pid: int, start: int | None = None) -> str:
     """R, S, D, T, Z …, as `ps` has them; empty if there is no such process, or none with this start time."""
     fields = _stat(pid)
@@ -149,7 +158,10 @@ def signal_all(walk: Callable[[], list[Identity]], signals: Iterable[int]) -> No
 
 
 def _send(who: Identity, signals: Iterable[int]) -> None:
-    pidfd = open_process(who)
+    try:
+        pidfd = open_process(who)
+    except OSError:
+        return  # no descriptor for it; who kills looks again
     if pidfd is None:
         return
     try:

@@ -21,8 +21,10 @@ parent of that process when the shim was killed.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import stat
 import time
 
 TYPE_CHECKING = False
@@ -111,18 +113,30 @@ class Slot:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
-            remove(self._path)
+            try:
+                remove(self._path)
+            except OSError:
+                pass  # swept up later
 
 
 def read(path: str) -> Record | None:
-    """The record, or None if the name is free. ValueError: it is not a record."""
+    """The record, or None if the name is free. ValueError: it is not a record. OSError."""
     problem = ValueError("never read")
     for _ in range(READ_TRIES):
         try:
-            with open(path, "rb") as file:
-                return _decode(file.read(FILE_BYTES))
+            fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                if not stat.S_ISREG(os.fstat(fd).st_mode):
+                    raise ValueError("not a file")
+                return _decode(os.pread(fd, FILE_BYTES, 0))
+            finally:
+                os.close(fd)
         except FileNotFoundError:
             return None
+        except OSError as error:
+            if error.errno != errno.ELOOP:
+                raise
+            problem = ValueError("a link")
         except ValueError as error:
             problem = error
     raise problem
@@ -156,7 +170,7 @@ def under_way(folder: str) -> Iterator[tuple[int, Record]]:
         if not name.endswith(".json"):
             continue
         try:
-            fd = os.open(f"{folder}/{name}", os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+            fd = os.open(f"{folder}/{name}", os.O_RDWR | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
         except OSError:
             continue
         try:
@@ -193,12 +207,15 @@ def _note(fd: int, status: dict[str, int]) -> None:
 
 
 def _encode(record: Record) -> bytes:
-    return _to_json(record).encode(errors="backslashreplace").ljust(RECORD_BYTES)
+    return _to_json(record).encode(errors="replace").ljust(RECORD_BYTES)
 
 
 def _decode(text: bytes) -> Record:
     """ValueError: it is not a record."""
-    record = json.loads(text[:RECORD_BYTES])
+    try:
+        record = json.loads(text[:RECORD_BYTES])
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
     if not isinstance(record, dict):
         raise ValueError("not a JSON object")
     noted = text[RECORD_BYTES:].strip()
@@ -209,7 +226,7 @@ def _decode(text: bytes) -> Record:
 
 
 def remove(path: str) -> None:
-    """Free the name. Only once the outcome is safe elsewhere."""
+    """Free the name. Only once the outcome is safe elsewhere. OSError."""
     try:
         os.unlink(path)
     except FileNotFoundError:

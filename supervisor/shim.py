@@ -194,15 +194,15 @@ class Shim:
         fifo = Fifo(f"{places.fifos}/{kept['fifo']}")
         try:
             fifo.reopen()
+            old_name = f"{kept['shim']}-{kept['shim_start']}"
+            kept.setdefault("not_before", kept["shim_start"])
+            kept["shim"], kept["shim_start"] = self._identity
+            self._slot.rewrite(kept)
+            remove(f"{places.attempts}/{old_name}")  # not before we have the FIFO: the forkserver may leave now
         except OSError:
             self._slot.close()
             self._say("not_taken", number)
             return
-        old_name = f"{kept['shim']}-{kept['shim_start']}"
-        kept.setdefault("not_before", kept["shim_start"])
-        kept["shim"], kept["shim_start"] = self._identity
-        self._slot.rewrite(kept)
-        remove(f"{places.attempts}/{old_name}")  # not before we have the FIFO: the forkserver may leave now
         capture = Capture(fifo, f"{places.logs}/{kept['log']}", kept["terms"]["log_max_bytes"])
         attempt = TakenOver(kept, self._slot, capture, places.attempts)
         self._say("taken", number, pid=attempt.pid, at=kept["started_at"])
@@ -249,4 +249,4 @@ class Shim:
 
 
 def _encode(message: dict[str, Any]) -> bytes:
-    return json.dumps(message).encode()
+    return json.dumps(message, ensure_ascii=False).encode(errors="replace")

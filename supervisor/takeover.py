@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 EMPTY_LOOKS = 3
 #: They are so far apart, doubled each time up to the longest.
 FIRST_LOOK_S, LONGEST_LOOK_S = 0.002, 0.25
+#: Processes that are watched by a pidfd at once; descriptors are needed to stop them, too.
+MAX_WATCHED = 32
 #: The longest environment that is looked at.
 MAX_ENVIRONMENT_BYTES = 4 * 1024 * 1024
 
@@ -46,6 +48,7 @@ class TakenOver(Attempt):
         self._since = kept["not_before"]
         self._forkserver = tuple(kept["forkserver"])
         self._attempts_folder = attempts_folder
+        self._doubtful: set[Identity] = set()  # they may be another attempt's
         self._fifo_path = os.path.realpath(capture.fifo.path)
         self._pidfds: dict[Identity, int] = {}
         self._ends = select.epoll()
@@ -109,10 +112,13 @@ class TakenOver(Attempt):
             self._after(LONGEST_LOOK_S, self._time_out)  # it seems to have ended, perhaps long ago
 
     def _watch(self, found: list[Identity]) -> None:
-        """Have a pidfd of each of them, and of no other."""
+        """Have a pidfd of each of them, as far as there is room, and of no other."""
         for who in self._pidfds.keys() - set(found):
             os.close(self._pidfds.pop(who))  # so epoll forgets it too
         for who in found:
+            if len(self._pidfds) == MAX_WATCHED:
+                self._after(LONGEST_LOOK_S, self._look)
+                break
             if who not in self._pidfds and (pidfd := process_tree.open_process(who)) is not None:
                 self._pidfds[who] = pidfd
                 self._ends.register(pidfd, select.EPOLLIN | select.EPOLLET)
@@ -131,7 +137,12 @@ class TakenOver(Attempt):
         children: dict[int, list[int]] = {}
         for pid, (_start, parent, _session) in everyone.items():
             children.setdefault(parent, []).append(pid)
-        todo = [pid for pid, (start, _, _) in everyone.items() if (pid, start) == self._main or self._bears(pid)]
+        reapers = self._reapers()
+        todo = [
+            pid
+            for pid, (start, parent, _session) in everyone.items()
+            if (pid, start) == self._main or (parent in reapers and self._bears(pid))
+        ]
         todo += self._strays(everyone, {*todo})
         found: set[int] = set()
         while todo:
@@ -141,21 +152,40 @@ class TakenOver(Attempt):
                 todo += children.get(pid, ())
         return sorted(((pid, everyone[pid][0]) for pid in found), key=lambda who: who[1])
 
+    def _reapers(self) -> set[int]:
+        """Who may have become the parent of what the killed shim left.
+
+        What has another parent is a stranger's process: our marks were only copied to it.
+        """
+        ours = {1, self._forkserver[0], os.getppid()}
+        if self._main and (main := process_tree.parent_and_start(self._main[0])):
+            ours.add(main[0])
+        pid = os.getppid()
+        while pid > 1 and (stat := process_tree.parent_and_start(pid)):
+            pid = stat[0]
+            if process_tree.name(pid) in (b"jobd", b"systemd"):
+                ours.add(pid)
+        return ours
+
     def _strays(self, everyone: dict[int, tuple[int, int, int]], known: set[int]) -> list[int]:
         """Processes without a mark that came to the forkserver of the killed shim: of an attempt that had such a shim.
 
-        Of this one if there is no other. The forkserver's own children, the shims, are in its session.
+        Of this one if there is no other, and was none when they were seen first. The forkserver's own
+        children, the shims, are in its session.
         """
         server = self._forkserver[0]
-        strays = [
-            pid
-            for pid, (_start, parent, session) in everyone.items()
+        strays = {
+            (pid, start)
+            for pid, (start, parent, session) in everyone.items()
             if parent == server != session and pid not in known and not _has_any_environment(pid)
-        ]
+        } - self._doubtful
         if not strays or process_tree.identity(server) != self._forkserver:
             return []
         taken = [kept for _fd, kept in record.under_way(self._attempts_folder) if "not_before" in kept]
-        return strays if [kept["attempt"] for kept in taken] == [self.id] else []
+        if [kept["attempt"] for kept in taken] == [self.id]:
+            return [pid for pid, _start in strays]
+        self._doubtful |= strays
+        return []
 
     def _bears(self, pid: int) -> bool:
         """Whether the environment that it began with, or a descriptor, is of this attempt.

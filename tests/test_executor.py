@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -132,6 +133,25 @@ def test_a_failing_fork_is_not_the_jobs_fault(world: World) -> None:
     assert limits
     failing = world.start("true")
     assert "fork failed" in world.hear(NotStarted, failing).reason
+
+
+def test_removed_files_are_made_again(world: World) -> None:
+    assert world.run("exit 3").exit_code == 3
+    for path in (world.state_dir / "fifos").iterdir():
+        path.unlink()
+    assert world.run("exit 4").exit_code == 4
+    shutil.rmtree(world.state_dir / "logs")
+    assert world.run("echo hello; exit 5").exit_code == 5
+
+
+def test_a_reason_that_is_no_unicode(world: World) -> None:
+    folder = os.fsdecode(bytes(world.state_dir) + b"/\xff")
+    os.mkdir(folder)  # noqa: PTH102
+    (world.state_dir / "link").symlink_to(folder)
+    ending = world.run(("./missing",), dir=str(world.state_dir / "link"))
+    assert ending.cause is Cause.UNSTARTABLE
+    assert ending.text.isprintable()
+    ending.text.encode()
 
 
 # ---- processes of ours that die ------------------------------------------------------------------

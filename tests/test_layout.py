@@ -29,7 +29,7 @@ IMPURE_NAMES = frozenset({"open", "print", "input", "exec", "eval", "compile", "
 IMPURE_METHODS = frozenset({"now", "utcnow", "today"})  # of datetime and date: they read the clock
 
 #: A module or package of supervisor/ is a room. These modules are part of another one.
-PARTS = {"cli": "__main__", "forkserver": "executor", "pool": "executor"} | dict.fromkeys(
+PARTS = {"cli": "__main__", "forkserver": "executor", "pool": "executor", "kept_record": "executor"} | dict.fromkeys(
     (
         "attempt",
         "capture",

@@ -120,7 +120,7 @@ def test_a_record_can_be_taken_once(tmp_path: Path) -> None:
     assert not record.claim(path, "why")
     assert Path(path).stat().st_size == record.FILE_BYTES
     one.rewrite({"attempt": 5, "text": "ä\udc80" * 250})
-    assert record.read(path) == {"attempt": 5, "text": "ä\udc80" * 250, "begun": False}
+    assert record.read(path) == {"attempt": 5, "text": "ä?" * 250, "begun": False}
     # A record that is still needed is not overwritten by the next one.
     assert one.take(str(tmp_path / "6.json"), {"attempt": 6})
     assert (record.read(path) or {})["attempt"] == 5

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import time
 from collections.abc import Iterator
@@ -248,6 +249,51 @@ def test_a_shim_whose_forkserver_had_died_leaves_no_claim_on_its_successor(world
     assert world.end(other).exit_code == 3
 
 
+def test_who_has_only_a_copy_of_the_environment_is_a_stranger(world: World) -> None:
+    attempt = world.start("sleep 1000")
+    main = world.hear(Started, attempt).pid
+    copy = dict(entry.split("=", 1) for entry in Path(f"/proc/{main}/environ").read_text().rstrip("\0").split("\0"))
+    stranger = os.posix_spawn("/bin/sleep", ["sleep", "1000"], copy)
+    try:
+        take_over(world, attempt)
+        world.halt(attempt, Halt.STOP)
+        assert world.end(attempt).cause is Cause.STOPPED
+        assert state_of(stranger) == "S"
+    finally:
+        os.kill(stranger, signal.SIGKILL)
+        os.waitpid(stranger, 0)
+
+
+def test_a_stray_that_may_be_anothers_is_left_alone(world: World) -> None:
+    mark = str(2_000_000 + os.getpid())
+    one = world.start(
+        f"(env -i setsid sleep {mark} >/dev/null 2>&1 &) ; while [ ! -e go ]; do sleep 0.02; done; exit 6"
+    )
+    other = world.start("sleep 1000")
+    until(lambda: sleepers(mark))
+    shims = shim_of(world, one), shim_of(world, other)
+    kill(*shims)
+    world.turn_until(lambda: {world.record(one)["shim"], world.record(other)["shim"]}.isdisjoint(shims))
+    (world.state_dir / "go").touch()
+    assert world.end(one).exit_code == 6
+    world.halt(other, Halt.STOP)
+    assert world.end(other).cause is Cause.STOPPED
+    [stray] = sleepers(mark)
+    os.kill(int(stray), signal.SIGKILL)
+
+
+def test_more_processes_than_descriptors(world: World) -> None:
+    mark = str(3_000_000 + os.getpid())
+    attempt = world.start(f"i=0; while [ $i -lt 100 ]; do sleep {mark} & i=$((i+1)); done; wait", stop_timeout_s=0.2)
+    until(lambda: len(sleepers(mark)) >= 100)
+    server = parent_of(shim_of(world, attempt))
+    resource.prlimit(server, resource.RLIMIT_NOFILE, (60, 60))
+    take_over(world, attempt)
+    world.halt(attempt, Halt.STOP)
+    assert world.end(attempt).cause is Cause.STOPPED
+    assert not sleepers(mark)
+
+
 def test_who_only_reads_the_output_is_a_stranger(world: World) -> None:
     attempt = world.start("sleep 1000")
     take_over(world, attempt)
@@ -296,15 +342,45 @@ def test_a_shim_that_has_taken_over_is_adopted_like_any(world: World) -> None:
 
 def test_killed_before_the_process_was_made(world: World) -> None:
     """Its record does not say `begun`: nothing ran, and the attempt is not consumed."""
-    attempt = world.start("true")
-    world.end(attempt)
-    path = world.state_dir / "attempts/77.json"
+    attempt = world.start("sleep 1000")
+    shim_of(world, attempt)
     kept = world.record(attempt)
-    shim = kept["shim"]
-    path.write_text(json.dumps({**kept, "pid": None, "ending": None, "terms": {}}))
-    kill(shim)
+    forged = {**kept, "shim_start": kept["shim_start"] - 1, "pid": None}
+    (world.state_dir / "attempts/77.json").write_text(json.dumps(forged))
     world.executor.recover({77: BOOT})
     assert "before the start" in world.hear(NotStarted, 77).reason
+
+
+NOT_RECORDS: dict[str, bytes] = {
+    "nothing": b"",
+    "no keys": b"{}",
+    "odd ending": b'{"ending": {"x": 1}}',
+    "odd reason": b'{"given_up": {"a": 1}}',
+    "deep": b"[" * 3900,
+    "a wrong type": b'{"shim": 1, "shim_start": 1, "boot": "x", "fifo": "1-1", "log": "l", "started_at": 1, "pid": 2,'
+    b' "ending": {"cause": "exited", "exit_code": "abc"}}',
+    "no process": b'{"shim": -1, "shim_start": 1, "boot": "x", "fifo": "1-1", "log": "l", "started_at": 1, "pid": null,'
+    b' "ending": null}',
+}
+
+
+@pytest.mark.parametrize("content", NOT_RECORDS.values(), ids=NOT_RECORDS.keys())
+def test_a_record_that_makes_no_sense_is_lost_and_harms_no_other(world: World, content: bytes) -> None:
+    (world.state_dir / "attempts/99.json").write_bytes(content)
+    os.mkfifo(world.state_dir / "attempts/98.json")
+    (world.state_dir / "attempts/97.json").mkdir()
+    world.executor.recover({99: BOOT, 98: BOOT})
+    assert world.end(99).cause is Cause.LOST
+    assert world.end(98).cause is Cause.LOST
+    assert world.run("exit 3").exit_code == 3
+    for attempt in (97, 98, 99):
+        world.executor.forget(attempt)
+    world.executor._sweep()
+    assert world.run("exit 3").exit_code == 3
+
+
+def test_a_timeout_of_a_year(world: World) -> None:
+    assert world.run("exit 3", timeout_s=365 * 86400.0).exit_code == 3
 
 
 def test_a_stuck_shim_is_replaced(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,14 +32,27 @@ def hold(state_dir: Path) -> int:
     """
     state_dir.mkdir(parents=True, exist_ok=True, mode=0o750)
     _check(state_dir)
+    folder = os.open(state_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     lock = os.open(state_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o640)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _lock_folder(folder)
     except BlockingIOError:
         os.close(lock)
+        os.close(folder)
         raise HeldError(f"{state_dir}: another jobd holds this state directory; stop it first") from None
     _check_whole(state_dir)
     return lock
+
+
+def _lock_folder(folder: int) -> None:
+    """The folder too: the file may be removed by someone who cleans up, and then another one could be made."""
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise
+    except OSError:
+        pass  # a file system that cannot
 
 
 def _check(state_dir: Path) -> None:

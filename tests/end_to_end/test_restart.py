@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import select
 import shutil
@@ -15,6 +14,7 @@ from typing import Any
 import psutil
 import pytest
 
+from supervisor import record
 from tests.end_to_end.conftest import PROJECT, Jobd
 
 
@@ -100,6 +100,14 @@ def test_a_second_daemon_on_one_state_directory_exits_75(jobd: Jobd) -> None:
     jobd.ctl("ping")
 
 
+def test_a_removed_lock_file_lets_no_second_daemon_in(jobd: Jobd) -> None:
+    jobd.start("[jobs.one]\ncommand = 'true'\n")
+    (jobd.state / "lock").unlink()
+    options = ["-c", str(jobd.config), "--state-dir", str(jobd.state), "--socket", str(jobd.folder / "t")]
+    other = subprocess.run([sys.executable, "-m", "supervisor", *options], cwd=PROJECT, timeout=30, check=False)
+    assert other.returncode == 75
+
+
 def test_shutdown_leaves_stops_or_drains(jobd: Jobd) -> None:
     os.mkfifo(jobd.folder / "gate")
     jobd.start("[jobs.long]\ncommand = 'read x < gate'\n[jobs.next]\ncommand = 'true'\nneeds = ['long']\n")
@@ -147,7 +155,7 @@ def test_a_stopped_shim_is_shown_and_its_job_can_be_stopped(jobd: Jobd) -> None:
     jobd.ctl("start")
     jobd.await_event(lambda event: event["kind"] == "running")
     [path] = (jobd.state / "attempts").glob("*.json")
-    shim = json.loads(path.read_text())["shim"]
+    shim = (record.read(str(path)) or {})["shim"]
     os.kill(shim, signal.SIGSTOP)
     assert f"kill -CONT {shim}" in jobd.jobs()["long"]["reason"]
     jobd.ctl("stop", "--wait")
@@ -192,7 +200,7 @@ def test_daemon_forkserver_and_a_shim_killed_at_once(jobd: Jobd) -> None:
     records: list[dict[str, Any]] = []
     while len(records) < 5:
         files = (jobd.state / "attempts").glob("*.json")
-        records = [kept for file in files if (kept := json.loads(file.read_text())) and kept["pid"]]
+        records = [kept for file in files if (kept := record.read(str(file))) and kept["pid"]]
     victim = next(kept for kept in records if kept["log"].endswith("job0.1.log"))
     canary = subprocess.Popen(["sleep", "1000"], start_new_session=True)
     assert jobd.process is not None
@@ -204,8 +212,8 @@ def test_daemon_forkserver_and_a_shim_killed_at_once(jobd: Jobd) -> None:
         os.kill(pid, signal.SIGKILL)
     jobd.process.wait(30)
     jobd.start()
-    record = jobd.state / f"attempts/{victim['attempt']}.json"
-    while json.loads(record.read_text())["shim"] == victim["shim"]:
+    path = f"{jobd.state}/attempts/{victim['attempt']}.json"
+    while (record.read(path) or {})["shim"] == victim["shim"]:
         jobd.ctl("ping")  # until another shim reads the job's output
     (jobd.folder / "go").touch()
     jobd.ctl("wait", code=1)
@@ -228,7 +236,7 @@ def test_a_killed_shim_is_made_up_for_by_the_daemon_itself(jobd: Jobd) -> None:
     records: list[dict[str, Any]] = []
     while not records:
         files = (jobd.state / "attempts").glob("*.json")
-        records = [kept for file in files if (kept := json.loads(file.read_text())) and kept["pid"]]
+        records = [kept for file in files if (kept := record.read(str(file))) and kept["pid"]]
     shim = records[0]["shim"]
     forkserver = psutil.Process(shim).ppid()
     for pid in (forkserver, shim):
