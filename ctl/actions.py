@@ -7,6 +7,7 @@ Each takes the session and its parsed options, and returns the exit code. Called
 from __future__ import annotations
 
 import os
+import time
 
 from ctl import queries, words
 from ctl.failure import Failure
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
     Action = Callable[[Session, argparse.Namespace], int]
 
+#: A report from inside a job waits so long for a jobd that is away.
+REPORT_PATIENCE_S = 60.0
 #: Jobs that are named in one line.
 MAX_NAMES = 10
 #: `--timeout` is the daemon's to keep; if it does not, the client gives up so much later.
@@ -75,14 +78,28 @@ def report(session: Session, options: argparse.Namespace) -> int:
     if options.outcome == "data" and options.data is None:
         raise Failure(protocol.EXIT_USAGE, "usage", "report data: how much?", "say it with --data N")
     params = {"outcome": options.outcome, "job": job, "run": run, "attempt": attempt, "data": options.data}
-    params |= {"message": options.message, "request_id": options.request_id}
-    result = session.call("report", params)
+    params |= {"message": options.message, "request_id": options.request_id or f"report-{os.urandom(16).hex()}"}
+    result = _report(session, params, patience_s=REPORT_PATIENCE_S if inside else 0.0)
     if session.out.as_json:
         session.out.say_json(result)
     else:
         amount = "" if options.data is None else f", {options.data} of data"
         session.out.say(words.clean(f"{job}: {options.outcome} reported{amount}"))
     return protocol.EXIT_OK
+
+
+def _report(session: Session, params: dict[str, Any], patience_s: float) -> dict[str, Any]:
+    """From inside a job: jobd may be restarting. A repeat is harmless by its request id."""
+    deadline, wait_s = time.monotonic() + patience_s, 0.1
+    while True:
+        try:
+            session.reconnect()
+            return session.call("report", params)
+        except Failure as failure:
+            if failure.exit_code != protocol.EXIT_UNREACHABLE or time.monotonic() + wait_s > deadline:
+                raise
+        time.sleep(wait_s)
+        wait_s = min(wait_s * 2, 2.0)
 
 
 def reload(session: Session, options: argparse.Namespace) -> int:

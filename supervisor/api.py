@@ -8,12 +8,12 @@ from __future__ import annotations
 import datetime
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
-from difflib import get_close_matches
 from enum import IntEnum
 from typing import Any, NamedTuple
 
 import msgspec
 
+from supervisor import protocol
 from supervisor.core import commands
 
 #: Lines that `logs` hands out at most, and by default.
@@ -145,16 +145,16 @@ def decode(method: str, params: Mapping[str, Any]) -> commands.Command | Query:
     """The request as a typed value. Raises ParamsError."""
     known_method = METHODS.get(method)
     if known_method is None:
-        near = get_close_matches(method, METHODS, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"methods: {', '.join(METHODS)}"
-        raise ParamsError(-32601, "unknown_method", f"no method {method!r}", hint)
+        near = protocol.nearest(method, METHODS)
+        hint = f"did you mean {near}?" if near else f"methods: {', '.join(METHODS)}"
+        raise ParamsError(-32601, "unknown_method", f"no method {protocol.echo(method)}", hint)
     shape = known_method.shape
     known = [field.name for field in fields(shape)]
     given = {_WITH_UNIT.get(name, name.replace("-", "_")): value for name, value in params.items()}
     for name in given:
         if name not in known:
             hint = f"{method} takes {', '.join(known)}" if known else f"{method} takes none"
-            raise ParamsError(-32602, "wrong_params", f"{method}: unknown parameter {name!r}", hint)
+            raise ParamsError(-32602, "wrong_params", f"{method}: unknown parameter {protocol.echo(name)}", hint)
     try:
         request: commands.Command | Query = msgspec.convert(given, shape)
     except msgspec.ValidationError as error:
@@ -164,5 +164,6 @@ def decode(method: str, params: Mapping[str, Any]) -> commands.Command | Query:
         value = getattr(request, name)
         is_allowed, allowed = _ALLOWED.get(name, (None, ""))
         if is_allowed and value is not None and not is_allowed(value):
-            raise ParamsError(-32602, "wrong_params", f"{method}: {name} cannot be {value!r:.80}", f"give {allowed}")
+            message = f"{method}: {name} cannot be {protocol.echo(value)}"
+            raise ParamsError(-32602, "wrong_params", message, f"give {allowed}")
     return request

@@ -189,6 +189,7 @@ class OwnAttempt(Attempt):
         self._order = order
         self._main_status: dict[str, int] | None = None
         self._cpu_s = 0.0
+        self.shortage = ""  # why nothing ran, if that is not the job's fault
 
     def start(self, stage: child.Stage, by_fork: bool) -> None:
         """UnstartableError, child.ShortageError: nothing runs."""
@@ -196,7 +197,10 @@ class OwnAttempt(Attempt):
             self.pid, self.event_fd = child.fork(self._order, stage, self.capture.fifo.job_fd, self._begin)
         else:
             self.pid = child.spawn(self._order, stage, self.capture.fifo.job_fd, self._begin)
-        found = process_tree.identity(self.pid)  # there, if only as a zombie
+        try:
+            found = process_tree.identity(self.pid)  # there, if only as a zombie
+        except OSError:
+            found = None
         self._record |= {"pid": self.pid, "pid_start": found[1] if found else None}
         self._save(self._record)
 
@@ -209,7 +213,10 @@ class OwnAttempt(Attempt):
     def on_event(self) -> bool:
         """The forked child has loaded the program, or has said why it cannot."""
         assert self.event_fd is not None
-        self._problem = os.read(self.event_fd, child.MAX_STATUS_BYTES).decode(errors="replace")
+        problem = os.read(self.event_fd, child.MAX_STATUS_BYTES).decode(errors="replace")
+        if problem.startswith(child.SHORTAGE_MARK):
+            self.shortage = problem.removeprefix(child.SHORTAGE_MARK)
+        self._problem = problem
         os.close(self.event_fd)
         self.event_fd = None
         return False
@@ -250,11 +257,6 @@ class OwnAttempt(Attempt):
                 pass
         if self._terms["finish"] == "main":
             self._decide("exited")
-
-    def end(self) -> dict[str, Any]:
-        if self.event_fd is not None:
-            self.on_event()
-        return super().end()
 
     def _signal(self, signals: Iterable[int]) -> None:
         process_tree.signal_all(_below_us, signals)

@@ -7,7 +7,7 @@ Used by the shim. Knows nothing of processes. Stdlib only.
 """
 
 # pathlib is too large for the small processes
-# ruff: noqa: PTH103, PTH108, PTH120
+# ruff: noqa: PTH108
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ MAX_DRAIN_BYTES = 1024 * 1024
 
 #: Not O_APPEND, which splice does not take.
 LOG_FLAGS = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+FOLDER_FLAGS = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class Fifo:
@@ -45,7 +46,7 @@ class Fifo:
                 raise
         try:
             self.job_fd = self._open_for_job()
-        except OSError:  # someone has removed it, or taken our rights to it: make another one
+        except (FileNotFoundError, PermissionError):  # someone has removed it, or our rights to it: make another one
             self.remove()
             os.mkfifo(self.path, 0o600)
             self.read_fd = self._open_to_read()
@@ -61,9 +62,20 @@ class Fifo:
         """Take over the FIFO of a shim that was killed, which is here unless someone removed it. OSError."""
         try:
             self.read_fd = self._open_to_read()
+            self.job_fd = self._open_for_job()
         except FileNotFoundError:
-            pass
-        self.open()
+            self.open()
+        except PermissionError:
+            os.chmod(self.path, 0o600)  # the job has taken our rights to it
+            self.let_go()
+            raise
+
+    def let_go(self) -> None:
+        """It stays as it is, for another one to reopen."""
+        for fd in (self.read_fd, self.job_fd):
+            if fd >= 0:
+                os.close(fd)
+        self.read_fd = self.job_fd = -1
 
     def close(self, reuse: bool) -> None:
         """Not used again if not wanted so, or if someone outside of the job can still write to it."""
@@ -163,15 +175,34 @@ class Capture:
 
 
 def _open_log(path: str) -> int | None:
-    """None if there can be no log; the job goes on without it."""
+    """None if there can be no log; the job goes on without it.
+
+    The path is LOGS/DAG/RUN/NAME. Step by step, so that neither a link nor `..` leads out of the log folder.
+    """
+    logs, *folders, name = path.rsplit("/", 3)
+    if ".." in folders:
+        return None
+    fds: list[int] = []
     try:
-        return os.open(path, LOG_FLAGS, 0o640)
+        fds.append(_open_folder(logs, None))
+        for folder in folders:
+            fds.append(_open_folder(folder, fds[-1]))
+        return os.open(name, LOG_FLAGS, 0o640, dir_fd=fds[-1])
+    except OSError:
+        return None
+    finally:
+        for fd in fds:
+            os.close(fd)
+
+
+def _open_folder(name: str, parent_fd: int | None) -> int:
+    """Made if missing."""
+    try:
+        return os.open(name, FOLDER_FLAGS, dir_fd=parent_fd)
     except FileNotFoundError:
         pass
-    except OSError:
-        return None
     try:
-        os.makedirs(os.path.dirname(path), 0o750, exist_ok=True)
-        return os.open(path, LOG_FLAGS, 0o640)
-    except OSError:
-        return None
+        os.mkdir(name, 0o750, dir_fd=parent_fd)
+    except FileExistsError:
+        pass  # another shim was quicker
+    return os.open(name, FOLDER_FLAGS, dir_fd=parent_fd)

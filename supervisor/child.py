@@ -17,6 +17,7 @@ import signal
 
 from supervisor import environment, libc, program
 from supervisor.order import UnstartableError
+from supervisor.trust import weakness
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 CPU_GRACE_S = 5
 #: The longest reason from a child that could not load its program; a pipe takes it whole.
 MAX_STATUS_BYTES = 4096
+#: Begins a reason that is no fault of the job.
+SHORTAGE_MARK = "\0"
 #: There is room for nothing new right now. Not the job's fault, and worth another try later.
 SHORTAGES = frozenset({errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.EDQUOT})
 #: Signals that Python ignores. A job must not inherit that.
@@ -128,7 +131,9 @@ def _become_the_job(order: Order, stage: Stage, output_fd: int, status_fd: int) 
             os.execve(path, argv, env)
         except (OSError, ValueError) as error:
             raise _not_loaded(error, path) from None
-    except (UnstartableError, ShortageError) as error:
+    except ShortageError as error:
+        text = f"{SHORTAGE_MARK}{error}"
+    except UnstartableError as error:
         text = str(error)
     except BaseException as error:
         text = f"{type(error).__name__}: {error}"
@@ -214,6 +219,8 @@ def _enter(folder: str) -> None:
         missing = isinstance(error, FileNotFoundError)
         what = "no such folder" if missing else f"cannot enter folder ({getattr(error, 'strerror', error)})"
         raise UnstartableError(f"{what}: {folder}: create it or mend its permissions, or set another `dir`") from None
+    if os.geteuid() == 0 and (problem := weakness(folder)):
+        raise UnstartableError(f"not safe as the folder of root's job: {problem}, or set `user`, or another `dir`")
 
 
 def _not_loaded(error: OSError | ValueError, path: str) -> Exception:

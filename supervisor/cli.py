@@ -98,6 +98,16 @@ def log_problems(checked: Checked) -> None:
         log.warning("%s", problem)
 
 
+class _TextFormatter(logging.Formatter):
+    """One line a message: what others have a say in (reasons, reports) must not look like a line of ours."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  logging has named it
+        record.message = "".join(
+            each if each.isprintable() else each.encode("unicode_escape").decode() for each in record.message
+        )
+        return super().formatMessage(record)
+
+
 class _JsonFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         line = {"at": protocol.rfc3339(record.created), "level": record.levelname.lower(), "text": record.getMessage()}
@@ -108,7 +118,7 @@ class _JsonFormatter(logging.Formatter):
 
 def set_up_logging(log_format: str) -> None:
     handler = logging.StreamHandler(sys.stderr)
-    text = logging.Formatter("%(asctime)s %(levelname)s %(message)s")
+    text = _TextFormatter("%(asctime)s %(levelname)s %(message)s")
     handler.setFormatter(_JsonFormatter() if log_format == "json" else text)
     log.addHandler(handler)
     log.setLevel(logging.INFO)

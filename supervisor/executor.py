@@ -165,7 +165,7 @@ class Executor:
         """It should have ended its attempt by now. If it does not even wait for that, another one has to do it."""
         if self._busy.get(attempt_id) is not shim or shim.pidfd is None:
             return
-        if shim.pid is not None and _state(shim.pid) not in ("S", "D", ""):
+        if shim.pid is not None and _state(shim.pid) in ("T", "t"):
             log.error("attempt %d: its shim (pid %d) does nothing; it is replaced", attempt_id, shim.pid)
             send_signal(shim.pidfd, signal.SIGKILL)
 
@@ -275,6 +275,8 @@ class Executor:
         going_on = [kept for kept in records if not record.is_over(kept)]
         needed = {fifos / str(kept.get("fifo")) for kept in going_on}
         needed |= {attempts / f"{kept.get('shim')}-{kept.get('shim_start')}" for kept in going_on}
+        for path in attempts.glob("*.claim"):
+            path.unlink(missing_ok=True)  # jobd was killed meanwhile
         for path in {*attempts.glob("*-*"), *fifos.glob("*-*")} - needed:
             pid, _, start = path.name.partition("-")
             if pid.isdecimal() and start.isdecimal() and _state(int(pid), int(start)) in ("", "Z", "X"):

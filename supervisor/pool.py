@@ -27,6 +27,8 @@ log = logging.getLogger("jobd")
 
 #: Idle shims that are kept; the others are told to go at once. Each costs 2 MB, making one anew a millisecond.
 POOL_KEEP = 4
+#: New shims that are asked for until one takes an order.
+MAX_NEW_SHIMS = 3
 #: What a shim says at most.
 MAX_ANSWER_BYTES = 8192
 
@@ -84,11 +86,15 @@ class Pool:
 
     def assign(self, attempt_id: int, text: bytes) -> Shim:
         """Give an attempt to a shim, an idle one if there is. OSError: none can be made."""
-        shim = self._idle.pop() if self._idle else self._new_shim()
-        while not self.send(shim, text):  # an idle one has died, and its end has not been noticed yet
-            with contextlib.suppress(OSError):
-                shim.channel.shutdown(socket.SHUT_RDWR)  # should it live after all, it leaves
+        for _ in range(len(self._idle) + MAX_NEW_SHIMS):
             shim = self._idle.pop() if self._idle else self._new_shim()
+            if self.send(shim, text):
+                break
+            # It or its forkserver has died, and that has not been noticed yet. Should it live after all, it leaves.
+            with contextlib.suppress(OSError):
+                shim.channel.shutdown(socket.SHUT_RDWR)
+        else:
+            raise OSError("no shim takes the order")
         shim.attempt_id = attempt_id
         shim.takes_over = False
         return shim

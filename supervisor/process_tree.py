@@ -6,7 +6,7 @@ Knows nothing of attempts. Stdlib only: it is part of the small process.
 """
 
 # pathlib is too large for the small processes
-# ruff: noqa: PTH110, PTH208
+# ruff: noqa: PTH110, PTH116, PTH208
 
 from __future__ import annotations
 
@@ -65,6 +65,23 @@ def state(pid: int, start: int | None = None) -> str:
     """R, S, D, T, Z …, as `ps` has them; empty if there is no such process, or none with this start time."""
     fields = _stat(pid)
     return fields[0].decode() if fields and start in (None, int(fields[19])) else ""
+
+
+def status_of_zombie(pid: int, start: int) -> dict[str, int] | None:
+    """`exit_code` or `signal` of a process that has ended and is not reaped; None if we may not know."""
+    fields = _stat(pid)
+    if fields is None or int(fields[19]) != start or fields[0] != b"Z" or len(fields) < 50:
+        return None
+    status = int(fields[49])  # man proc: field 52, and 0 for those who may not know
+    if status == 0 and not _may_know(pid):
+        return None
+    code = os.waitstatus_to_exitcode(status)
+    return {"exit_code" if code >= 0 else "signal": abs(code)}
+
+
+def _may_know(pid: int) -> bool:
+    """Whether the kernel tells us everything of this process: it is ours, or we are root."""
+    return os.geteuid() == 0 or os.stat(f"/proc/{pid}").st_uid == os.geteuid()
 
 
 def leads_a_session(pid: int) -> bool:
@@ -149,7 +166,10 @@ def signal_all(walk: Callable[[], list[Identity]], signals: Iterable[int]) -> No
     """
     done: set[Identity] = set()
     for _ in range(MAX_ROUNDS):
-        new = [who for who in walk() if who not in done]
+        try:
+            new = [who for who in walk() if who not in done]
+        except OSError:
+            return  # no descriptors for that now; who kills walks again
         if not new:
             return
         for who in new:

@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import time
+from itertools import accumulate, islice
 
 from supervisor import __version__
 
@@ -35,6 +37,10 @@ LINE_TIMEOUT_S = 5.0
 MAX_DEPTH = 32
 #: Characters of a `request_id`.
 MAX_REQUEST_ID = 128
+#: Characters of what someone sent that an error message repeats.
+MAX_ECHO = 80
+#: Guessing what was meant costs time: only for words so long, among so many.
+MAX_GUESSED_CHARS, MAX_COMPARED = 64, 1000
 
 METHODS = (
     *("start", "stop", "retry", "restart", "hold", "release", "skip", "mark", "report", "wait"),
@@ -143,7 +149,7 @@ def decode_call(line: bytes) -> Call:
 
 
 def _refuse_number(text: str) -> float:
-    raise ValueError(f"{text} is not a JSON number")
+    raise ValueError(f"{text:.{MAX_ECHO}} is not a JSON number")
 
 
 def _finite(text: str) -> float:
@@ -169,25 +175,19 @@ def _decode_strictly(line: bytes) -> Any:
     raise ProtocolError(PARSE_ERROR, "parse_error", text, f"send one object a line: {_EXAMPLE}")
 
 
+#: Strings, each with what stands between it and the next bracket or string. The last one may lack its end.
+_STRINGS = re.compile(rb'(?:"(?:[^"\\]++|\\.)*+["\\]?[^][{}"]*+)++', re.DOTALL)
+#: Brackets as signed bytes: one level in, one level out. All else is left out.
+_LEVELS = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")
+_NO_BRACKETS = bytes(set(range(256)) - set(b"[{]}"))
+
+
 def _nesting_exceeds(line: bytes, limit: int) -> bool:
     """Whether brackets outside strings nest deeper than `limit`; looked at before the parser recurses."""
     if line.count(b"[") + line.count(b"{") <= limit:
         return False
-    depth, in_string, escaped = 0, False, False
-    for byte in line:
-        if escaped:
-            escaped = False
-        elif in_string:
-            escaped, in_string = byte == 0x5C, byte != 0x22
-        elif byte == 0x22:
-            in_string = True
-        elif byte in b"[{":
-            depth += 1
-            if depth > limit:
-                return True
-        elif byte in b"]}":
-            depth -= 1
-    return False
+    levels = memoryview(_STRINGS.sub(b"", line).translate(_LEVELS, _NO_BRACKETS)).cast("b")
+    return max(accumulate(levels), default=0) > limit
 
 
 # ---- lines -------------------------------------------------------------------------------------
@@ -268,10 +268,17 @@ class LineSplitter:
 
 def nearest(word: str, known: Iterable[str]) -> str | None:
     """The known word that was probably meant."""
+    if len(word) > MAX_GUESSED_CHARS:
+        return None
     import difflib  # only on the way to an error
 
-    matches = difflib.get_close_matches(word, list(known), n=1)
+    matches = difflib.get_close_matches(word, list(islice(known, MAX_COMPARED)), n=1)
     return matches[0] if matches else None
+
+
+def echo(value: object) -> str:
+    """What someone sent, as an error message repeats it."""
+    return f"{value!r:.{MAX_ECHO}}"
 
 
 def rfc3339(at: float | None) -> str | None:

@@ -22,6 +22,7 @@ parent of that process when the shim was killed.
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
 import stat
@@ -143,13 +144,13 @@ def read(path: str) -> Record | None:
 
 
 def lock(path: str) -> tuple[int, Record]:
-    """Have the record of a killed shim to oneself, as long as the descriptor is open and nothing else here opens it.
+    """Have the record of a killed shim to oneself, as long as the descriptor is open.
 
     OSError, ValueError: another has it, or there is nothing to do.
     """
     fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
-        os.lockf(fd, os.F_TLOCK, 0)
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         record = _decode(os.pread(fd, FILE_BYTES, 0))
         if is_over(record):
             raise ValueError("it is over")

@@ -198,11 +198,15 @@ class Shim:
             kept.setdefault("not_before", kept["shim_start"])
             kept["shim"], kept["shim_start"] = self._identity
             self._slot.rewrite(kept)
-            remove(f"{places.attempts}/{old_name}")  # not before we have the FIFO: the forkserver may leave now
         except OSError:
+            fifo.let_go()
             self._slot.close()
             self._say("not_taken", number)
             return
+        try:
+            remove(f"{places.attempts}/{old_name}")  # not before we have the FIFO: the forkserver may leave now
+        except OSError:
+            pass  # swept up later
         capture = Capture(fifo, f"{places.logs}/{kept['log']}", kept["terms"]["log_max_bytes"])
         attempt = TakenOver(kept, self._slot, capture, places.attempts)
         self._say("taken", number, pid=attempt.pid, at=kept["started_at"])
@@ -243,9 +247,14 @@ class Shim:
         if attempt.event_fd is not None:
             self._poll.unregister(attempt.event_fd)
         self._poll.unregister(attempt.capture.fifo.read_fd)
-        ending = attempt.end()
         self._attempt = None
-        self._say("ended", attempt.id, ending=ending)
+        if attempt.event_fd is not None and isinstance(attempt, OwnAttempt):
+            attempt.on_event()
+        if isinstance(attempt, OwnAttempt) and attempt.shortage:
+            attempt.give_up(attempt.shortage)
+            self._say("not_started", attempt.id, reason=attempt.shortage)
+        else:
+            self._say("ended", attempt.id, ending=attempt.end())
 
 
 def _encode(message: dict[str, Any]) -> bytes:

@@ -43,7 +43,7 @@ class TakenOver(Attempt):
 
     def __init__(self, kept: dict[str, Any], slot: Slot, capture: Capture, attempts_folder: str) -> None:
         super().__init__(kept["terms"], slot, kept, capture)
-        self._main = (kept["pid"], kept["pid_start"]) if kept["pid"] else None
+        self._main = (kept["pid"], kept["pid_start"]) if kept["pid"] and kept["pid_start"] else None
         self._marks = {f"{name}={value}".encode() for name, value in kept["env"].items()}
         self._since = kept["not_before"]
         self._forkserver = tuple(kept["forkserver"])
@@ -64,7 +64,7 @@ class TakenOver(Attempt):
         return True
 
     def halt(self, how: str) -> None:
-        if self._pidfds:  # else it has ended by itself, and the stop came too late
+        if self._pidfds or not self._empty_looks:  # else it has ended by itself, and the stop came too late
             super().halt(how)
 
     def end(self) -> dict[str, Any]:
@@ -84,6 +84,8 @@ class TakenOver(Attempt):
             self._after(LONGEST_LOOK_S, self._look)
             return
         main = process_tree.state(*self._main) if self._main else ""
+        if main == "Z" and self._slot.main_exit() is None:
+            main = self._note_zombie()
         if self._pidfds:
             self._found_any = True
             self._empty_looks = 0
@@ -95,6 +97,15 @@ class TakenOver(Attempt):
         if not self._pidfds or main == "Z":  # nothing will tell us that its parent has reaped it
             self._after(self._look_s, self._look)
             self._look_s = min(self._look_s * 2, LONGEST_LOOK_S)
+
+    def _note_zombie(self) -> str:
+        """The kernel tells the status of a zombie to whoever may know it: keep it, whoever reaps that process."""
+        assert self._main
+        status = process_tree.status_of_zombie(*self._main)
+        if status is not None:
+            self._slot.note_main_exit(status)
+            return ""
+        return "Z"
 
     def _must_stop(self, main: str) -> bool:
         """It was being stopped when the shim died, or its main process has ended and that is the end."""
@@ -124,10 +135,7 @@ class TakenOver(Attempt):
                 self._ends.register(pidfd, select.EPOLLIN | select.EPOLLET)
 
     def _signal(self, signals: Iterable[int]) -> None:
-        try:
-            process_tree.signal_all(self._find, signals)
-        except OSError:
-            self._after(LONGEST_LOOK_S, self._kill if self._killing else self._look)
+        process_tree.signal_all(self._find, signals)
 
     # -- how they are found ----------------------------------------------------------------------
 

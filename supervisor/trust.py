@@ -5,42 +5,59 @@ programs that it would run as root. Stdlib only.
 """
 
 # pathlib is too large for the small processes
-# ruff: noqa: PTH100, PTH116, PTH120
+# ruff: noqa: PTH109, PTH115, PTH118, PTH120
 
 from __future__ import annotations
 
 import os
 import stat
 
+#: As the kernel's; a path with more is not opened anyway.
+MAX_LINKS = 40
+
 
 def weakness(path: str) -> str | None:
     """Why others than root and ourselves could change what stands at `path`; None if they cannot, or nothing is there.
 
-    Looks at the file and at every folder above it, along the path as written and along the one that
-    links lead to. A sticky folder (like /tmp) is no weakness: others cannot replace what is not theirs.
+    Goes from the root step by step as the kernel does, and looks at every folder, at every link on the
+    way, and at what stands at the end. A sticky folder (like /tmp) is no weakness: others cannot replace
+    what is not theirs.
     """
-    checked: set[str] = set()
-    for start in (os.path.abspath(path), os.path.realpath(path)):
-        part = start
-        while part not in checked:
-            checked.add(part)
-            problem = _weakness_of(part)
-            if problem:
-                return problem
-            part = os.path.dirname(part)
-    return None
-
-
-def _weakness_of(path: str) -> str | None:
+    at, links = "/", 0  # `at` is never a link
+    steps = os.path.join(os.getcwd(), path).split("/")[::-1]
     try:
-        found = os.stat(path)
+        problem = _weakness_of(at, os.lstat(at))
+        while steps and not problem:
+            step = steps.pop()
+            if step in ("", ".", ".."):
+                at = os.path.dirname(at) if step == ".." else at
+                continue
+            part = os.path.join(at, step)
+            found = os.lstat(part)
+            problem = _weakness_of(part, found)
+            if not stat.S_ISLNK(found.st_mode):
+                at = part
+            elif (links := links + 1) <= MAX_LINKS:
+                target = os.readlink(part)
+                steps += target.split("/")[::-1]
+                at = "/" if target.startswith("/") else at
+            else:
+                return None
     except OSError:
         return None
+    return problem
+
+
+def _weakness_of(path: str, found: os.stat_result) -> str | None:
+    is_link = stat.S_ISLNK(found.st_mode)
     if found.st_uid not in _trusted_users():
-        return f"{path} belongs to user {found.st_uid}, who could change it: chown it to root"
-    if found.st_mode & stat.S_IWOTH or (found.st_mode & stat.S_IWGRP and found.st_gid != 0):
-        if stat.S_ISDIR(found.st_mode) and found.st_mode & stat.S_ISVTX:
-            return None
+        chown = "chown -h" if is_link else "chown"
+        return f"{path} belongs to user {found.st_uid}, who could change it: {chown} it to root"
+    if is_link or (stat.S_ISDIR(found.st_mode) and found.st_mode & stat.S_ISVTX):
+        return None
+    # To root no group is trusted: with an access control list, the group's bits stand for everyone on the list.
+    group_counts = os.geteuid() == 0 or found.st_gid != 0
+    if found.st_mode & stat.S_IWOTH or (found.st_mode & stat.S_IWGRP and group_counts):
         return f"{path} can be written by others (mode {stat.S_IMODE(found.st_mode):04o}): chmod go-w it"
     return None
 

@@ -18,7 +18,7 @@ import pytest
 from supervisor import protocol
 from supervisor.control import Control, ControlError, Peer, Request, connection, rota, server
 from supervisor.loop import Loop
-from tests.fake_daemon import DEADLINE_S, FakeDaemon, replying, silent
+from tests.fake_daemon import DEADLINE_S, Answer, FakeDaemon, replying, silent
 
 PING = b'{"jsonrpc":"2.0","id":1,"method":"ping"}\n'
 
@@ -139,6 +139,14 @@ def test_of_a_flood_of_lines_a_few_are_looked_at_in_a_turn(daemon: FakeDaemon) -
     assert set(errors) == {protocol.PARSE_ERROR}
     assert nc.at_end()
     assert daemon.turns - turns >= 4_000 / rota.MAX_LINES_PER_TURN
+
+
+def test_when_time_is_up_one_line_is_looked_at_in_a_turn(daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rota, "LOOKING_S", 0.0)
+    turns = daemon.turns
+    nc = Nc(daemon.path).send(b"x\n" * 200)
+    assert {nc.line()["error"]["code"] for _ in range(200)} == {protocol.PARSE_ERROR}
+    assert daemon.turns - turns >= 199
 
 
 def test_all_that_was_read_counts_though_its_client_reads_no_answers(daemon: FakeDaemon) -> None:
@@ -324,6 +332,84 @@ def test_a_subscriber_that_does_not_read_is_told_lagged_and_closed(daemon: FakeD
     assert len(ids) < 20_000
     assert nc.at_end()
     daemon.wait_for(lambda: daemon.gone == [token])
+
+
+def looked_up(size: int) -> Answer:
+    """A question with an answer of so many bytes."""
+
+    def answer(daemon: FakeDaemon, request: Request) -> None:
+        if daemon.control.is_worthwhile(request.token):
+            daemon.control.reply(request.token, {"text": "x" * size})
+
+    return answer
+
+
+def kinds(nc: Nc, count: int) -> list[str]:
+    """Of so many answers: text, or the kind of the error."""
+    answers = [nc.line() for _ in range(count)]
+    return ["text" if "result" in answer else answer["error"]["data"]["kind"] for answer in answers]
+
+
+def test_who_does_not_read_is_refused_further_answers(daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "MAX_UNSENT_BYTES", 10 * server.MAX_UNREAD_BYTES)
+    daemon.answers |= {"big": looked_up(server.MAX_UNREAD_BYTES + 1_000_000), "small": looked_up(1)}
+    nc = Nc(daemon.path).send(call("big") + call("small") + call("big") + call("echo"))
+    daemon.wait_for(lambda: daemon.asked("echo"))
+    assert Nc(daemon.path).send(call("small")).line()["result"]  # others are not concerned
+    assert kinds(nc, 4) == ["text", "busy", "busy", "text"]  # what changes something is always answered
+    assert kinds(nc.send(call("big")), 1) == ["text"]
+
+
+def test_with_much_unread_by_all_others_get_small_answers_only(
+    daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "MAX_UNREAD_BY_ALL_BYTES", 3_000_000)
+    daemon.answers |= {"big": looked_up(1_000_000), "small": looked_up(1)}
+    deaf = [Nc(daemon.path).send(call("big")) for _ in range(5)]
+    daemon.wait_for(lambda: len(daemon.asked("big")) == 5)
+    other = Nc(daemon.path).send(call("small") + call("big") + call("small"))
+    assert kinds(other, 3) == ["text", "busy", "busy"]  # the last one was not even looked up
+    assert kinds(Nc(daemon.path).send(call("small")), 1) == ["text"]
+    assert kinds(deaf.pop(0), 1) == ["text"]
+    for nc in deaf:
+        nc.close()
+    daemon.wait_for(lambda: len(daemon.control._connections) == 1)
+    assert kinds(other.send(call("big")), 1) == ["text"]
+
+
+def test_the_question_of_a_client_that_left_is_not_worthwhile(daemon: FakeDaemon) -> None:
+    nc = Nc(daemon.path).send(call("wait"))
+    daemon.wait_for(lambda: daemon.asked("wait"))
+    token = daemon.requests[0].token
+    assert daemon.control.is_open(token)
+    nc.close()
+    daemon.wait_for(lambda: daemon.gone == [token])
+    assert not daemon.control.is_open(token)
+    assert not daemon.control.is_worthwhile(token)
+    assert not daemon.control.has_room(token, lambda: None)
+
+
+def test_a_stream_that_waits_for_room_comes_whole_however_slowly_it_is_read(daemon: FakeDaemon) -> None:
+    count = 500
+    sent: list[int] = []
+
+    def flow(daemon: FakeDaemon, request: Request) -> None:
+        daemon.control.reply(request.token, {}, more=True)
+        send_more(request.token)
+
+    def send_more(token: int) -> None:
+        while len(sent) < count and daemon.control.has_room(token, lambda: send_more(token)):
+            daemon.control.notify(token, "log", {"id": len(sent), "text": "x" * 10_000})
+            sent.append(len(sent))
+
+    daemon.answers["flow"] = flow
+    nc = Nc(daemon.path).send(call("flow"))
+    assert nc.line()["result"] == {}
+    turns = daemon.turns
+    time.sleep(0.1)  # the time in which it must not spin
+    assert len(sent) < count
+    assert daemon.turns - turns < 20
+    assert [nc.line()["params"]["id"] for _ in range(count)] == list(range(count))
 
 
 def test_who_never_reads_is_closed_after_a_while(daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch) -> None:

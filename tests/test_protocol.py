@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from supervisor import protocol
 
@@ -73,6 +75,30 @@ def test_nesting_up_to_the_limit_is_fine() -> None:
     good = b'{"jsonrpc":"2.0","method":"ping","params":{"x":' + b"[" * inner + b"]" * inner + b"}}"
     assert protocol.decode_call(good).method == "ping"
     assert refused(good.replace(b"[]", b"[[]]")).kind == "parse_error"
+
+
+def nests_deeper(line: bytes, limit: int) -> bool:
+    """Byte by byte, as anyone would write it down."""
+    depth, in_string, escaped = 0, False, False
+    for byte in line:
+        if escaped:
+            escaped = False
+        elif in_string:
+            escaped, in_string = byte == ord("\\"), byte != ord('"')
+        elif byte == ord('"'):
+            in_string = True
+        elif byte in b"[{":
+            depth += 1
+            if depth > limit:
+                return True
+        elif byte in b"]}":
+            depth -= 1
+    return False
+
+
+@given(line=st.lists(st.sampled_from(b'[[{{]}"\\a, \n\xff'), max_size=60).map(bytes), limit=st.integers(0, 4))
+def test_nesting_is_measured_as_byte_by_byte(line: bytes, limit: int) -> None:
+    assert protocol._nesting_exceeds(line, limit) == nests_deeper(line, limit)
 
 
 @pytest.mark.parametrize(
@@ -192,6 +218,21 @@ def test_times_are_utc_with_milliseconds() -> None:
 def test_the_nearest_word() -> None:
     assert protocol.nearest("statsu", protocol.METHODS) == "status"
     assert protocol.nearest("xyzzy", protocol.METHODS) is None
+
+
+def test_of_long_words_and_among_many_nothing_is_guessed() -> None:
+    word = "x" * protocol.MAX_GUESSED_CHARS
+    assert protocol.nearest(word, [word + "y"]) == word + "y"
+    assert protocol.nearest(word + "x", [word + "y"]) is None
+    others = [f"{number}" for number in range(protocol.MAX_COMPARED)]
+    assert protocol.nearest(word, [*others[1:], word]) == word
+    assert protocol.nearest(word, [*others, word]) is None
+
+
+def test_a_number_that_is_none_is_repeated_in_part() -> None:
+    error = refused(b'{"jsonrpc":"2.0","method":"ping","params":{"x":' + b"9" * 50_000 + b".0}}")
+    assert "is not a JSON number" in error.message
+    assert len(error.message) < 2 * protocol.MAX_ECHO
 
 
 def test_where_the_socket_is_looked_for() -> None:

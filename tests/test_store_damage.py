@@ -164,15 +164,18 @@ def test_a_page_of_noise_anywhere_is_refused_or_was_empty(path: Path, seed: int)
             assert (store.load(), store.events(0)) == (snapshot, events)
 
 
-def test_a_folder_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "jobd.db").mkdir()
-    assert "cannot be opened: Is a directory" in refused_plainly(tmp_path / "jobd.db")
+@pytest.mark.parametrize("make", [os.mkdir, os.mkfifo])
+def test_a_folder_or_a_fifo_is_refused(tmp_path: Path, make: Callable[[Path], None]) -> None:
+    make(tmp_path / "jobd.db")
+    assert "jobd.db: cannot be read as jobd's database: it is not a regular file" in refused_plainly(
+        tmp_path / "jobd.db"
+    )
 
 
 def test_a_link_is_refused(path: Path) -> None:
     path.rename(path.with_name("elsewhere"))
     path.symlink_to("elsewhere")
-    assert "cannot be opened: Too many levels of symbolic links" in refused_plainly(path)
+    assert "it is not a regular file" in refused_plainly(path)
 
 
 @pytest.mark.skipif(os.getuid() == 0, reason="root may open everything")

@@ -206,13 +206,24 @@ def test_a_job_that_ended_before_its_timeout_has_not_timed_out(world: World) -> 
 def test_nobody_saw_it(world: World) -> None:
     """Shim and forkserver killed at once, and this process is no subreaper: the outcome is lost, never guessed."""
     attempt = world.start(f"{WAIT_FOR_GO}; exit 0")
-    shim = shim_of(world, attempt)
+    shim, main = shim_of(world, attempt), world.hear(Started, attempt).pid
     kill(parent_of(shim), shim)
-    world.turn_until(lambda: world.record(attempt)["shim"] != shim)
     (world.state_dir / "go").touch()
+    until(lambda: state_of(main) is None)  # and the loop does not turn meanwhile
     ending = world.end(attempt)
     assert ending.cause is Cause.LOST
     assert "its shim was killed" in ending.text
+
+
+def test_the_kernel_tells_how_a_zombie_ended(world: World) -> None:
+    """Whoever is its parent, and whether that one ever reaps it."""
+    child = os.posix_spawn("/bin/sh", ["sh", "-c", "exit 7"], dict(os.environ))
+    until(lambda: state_of(child) == "Z")
+    found = process_tree.identity(child)
+    assert found
+    assert process_tree.status_of_zombie(*found) == {"exit_code": 7}
+    os.waitpid(child, 0)
+    assert process_tree.status_of_zombie(*found) is None
 
 
 def test_others_are_unharmed(world: World) -> None:

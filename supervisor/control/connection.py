@@ -26,6 +26,8 @@ MAX_OPEN_REQUESTS = 64
 MAX_UNSENT_BYTES = 1024 * 1024
 #: With more of its streams unsent, a reader has lagged.
 MAX_STREAM_BYTES = 256 * 1024
+#: With more of them unsent, whoever can wait waits before adding to a stream.
+STREAM_ROOM_BYTES = 64 * 1024
 #: A reader that takes nothing for so long is closed.
 STALL_S = 30.0
 #: How long a last line may take to be read before the connection is closed under it.
@@ -40,8 +42,8 @@ class Connection:
 
     __slots__ = (
         *("_closing", "_deaf", "_finished", "_has_turn", "_heard", "_interest", "_lines", "_loop", "_on_closed"),
-        *("_on_line", "_rota", "_sent_of_first", "_sock", "_streamed_bytes", "_timer", "_timer_is_for"),
-        *("_unsent", "_unsent_bytes", "closed", "fd", "peer", "tokens"),
+        *("_on_line", "_on_room", "_rota", "_sent_of_first", "_sock", "_streamed_bytes", "_timer", "_timer_is_for"),
+        *("_unsent", "asked_too_much", "closed", "fd", "peer", "tokens", "unsent_bytes"),
     )
 
     def __init__(
@@ -60,8 +62,8 @@ class Connection:
         self._on_closed = on_closed
         self._lines = protocol.LineSplitter(protocol.MAX_REQUEST_BYTES)
         self._unsent: deque[tuple[bytes, bool]] = deque()  # line, whether it belongs to a stream
-        self._unsent_bytes = 0
-        self._streamed_bytes = 0  # the part of them that is streams
+        self._streamed_bytes = 0  # the part of the unsent bytes that is streams
+        self._on_room: dict[int, Callable[[], None]] = {}  # by token: who waits until its streams are sent
         self._sent_of_first = 0  # bytes of the first unsent line that are gone already
         self._heard = False  # a first line came
         self._has_turn = False  # a line of it is looked at when its turn comes; until then nothing more is read
@@ -71,6 +73,8 @@ class Connection:
         self._interest = (False, False)
         self._timer: Timer | None = None
         self._timer_is_for = ""
+        self.unsent_bytes = 0
+        self.asked_too_much = False  # an answer was too large for its owner to keep; it sets and clears this
         self.closed = False
         self.fd = sock.fileno()
         self.tokens: set[int] = set()
@@ -90,6 +94,13 @@ class Connection:
             self._give_up()
         elif not self._closing:
             self._enqueue(line, streamed=True)
+
+    def has_room(self, token: int, on_room: Callable[[], None]) -> bool:
+        """Whether more of a stream may follow now; if not, `on_room` is called once, when all of it is sent."""
+        if self._streamed_bytes <= STREAM_ROOM_BYTES and not (self.closed or self._closing or self._deaf):
+            return True
+        self._on_room[token] = on_room
+        return False
 
     def resume(self) -> None:
         """An open request was answered: look at the lines that had to wait for that."""
@@ -111,6 +122,7 @@ class Connection:
             self._loop.unwatch(self.fd)
             self._disarm()
             self._unsent.clear()
+            self._on_room.clear()
             self._on_closed(self)
             self._sock.close()
 
@@ -125,7 +137,7 @@ class Connection:
             self._settle()
 
     def _count(self, line: bytes, streamed: bool, sign: int) -> None:
-        self._unsent_bytes += sign * len(line)
+        self.unsent_bytes += sign * len(line)
         if streamed:
             self._streamed_bytes += sign * len(line)
 
@@ -144,10 +156,17 @@ class Connection:
         except OSError:
             self._hear_out()
             return
+        self._tell_of_room()
         if not self._unsent:
             self.resume()
         else:
             self._settle()
+
+    def _tell_of_room(self) -> None:
+        if self._on_room and not (self._streamed_bytes or self._closing):
+            for on_room in self._on_room.values():
+                self._loop.call_at(0.0, on_room)
+            self._on_room.clear()
 
     def _hear_out(self) -> None:
         """It reads no more: forget all answers. But what was read of it still counts."""
@@ -214,7 +233,7 @@ class Connection:
 
     def _is_clogged(self) -> bool:
         """Whether it has asked for enough for now."""
-        return len(self.tokens) >= MAX_OPEN_REQUESTS or self._unsent_bytes > MAX_UNSENT_BYTES
+        return len(self.tokens) >= MAX_OPEN_REQUESTS or self.unsent_bytes > MAX_UNSENT_BYTES
 
     # -- what to wait for ------------------------------------------------------------------------
 

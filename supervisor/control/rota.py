@@ -6,6 +6,7 @@ Knows nothing of lines. Made by `server`, used by `connection`.
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable
 
@@ -13,6 +14,8 @@ from supervisor.loop import Loop
 
 #: Lines of all connections together that are looked at in one turn of the loop.
 MAX_LINES_PER_TURN = 16
+#: Lines that are left after so long wait for the next turn.
+LOOKING_S = 0.005
 
 
 class Rota:
@@ -34,8 +37,12 @@ class Rota:
             self._loop.call_at(0.0, self._serve)
 
     def _serve(self) -> None:
+        """Those that wait now, as far as there is time; at least one."""
         self._is_called = False
+        until = time.monotonic() + LOOKING_S
         for _ in range(min(MAX_LINES_PER_TURN, len(self._waiting))):
             self._waiting.popleft()()
+            if time.monotonic() >= until:
+                break
         if self._waiting:
             self._call()

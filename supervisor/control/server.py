@@ -33,6 +33,10 @@ from supervisor.loop import Loop
 DESCRIPTORS_PER_CLIENT = 4
 #: Places that strangers may take, all of them together: they must not keep out those who may do something.
 MAX_STRANGERS = 16
+#: With more answers unread, a client's further questions are refused.
+MAX_UNREAD_BYTES = 8 * 1024 * 1024
+#: With more answers unread by all clients together, only those who have read theirs get some, and only small ones.
+MAX_UNREAD_BY_ALL_BYTES, SMALL_BYTES = 64 * 1024 * 1024, 64 * 1024
 #: Connections taken in one turn of the loop.
 MAX_ACCEPTS_PER_TURN = 64
 #: Connections that the kernel keeps until they are taken; the next one has to wait, or to try again.
@@ -50,13 +54,17 @@ class ControlError(Exception):
 
 
 class Request(NamedTuple):
-    """Someone wants something. `token` is where the answer goes; `peer` is the kernel's word."""
+    """Someone wants something. `token` is where the answer goes; `peer` is the kernel's word.
+
+    `connection` tells those that are open apart; it may be given again when its client has gone.
+    """
 
     token: int
     method: str
     params: dict[str, Any]
     request_id: str | None
     peer: Peer
+    connection: int
 
 
 class _Open(NamedTuple):
@@ -112,7 +120,26 @@ class Control:
             message = f"the answer has {len(line)} bytes, more than {protocol.MAX_REPLY_BYTES}"
             self.refuse(token, protocol.REFUSED, "too_large", message, "ask for less: name a job, or set a limit")
             return
+        if len(line) > SMALL_BYTES and self._is_full():
+            request.connection.asked_too_much = True
+            self._refuse_busy(token, f"clients have much to read yet, and this answer has {len(line)} bytes")
+            return
         self._answer(token, request, line, more=more)
+
+    def is_worthwhile(self, token: int) -> bool:
+        """Whether to look up the answer to a question: not if its client has gone, nor if it has much to read yet.
+
+        Then the question is refused, and its client may ask again when it has read.
+        """
+        if (request := self._open.get(token)) is None:
+            return False
+        connection = request.connection
+        may_be_too_much = connection.asked_too_much or connection.unsent_bytes > SMALL_BYTES
+        connection.asked_too_much = may_be_too_much and self._is_full()
+        if connection.asked_too_much or connection.unsent_bytes > MAX_UNREAD_BYTES:
+            self._refuse_busy(token, f"{connection.unsent_bytes} bytes of answers on this connection are not read yet")
+            return False
+        return True
 
     def refuse(self, token: int, code: int, kind: str, message: str, hint: str = "") -> None:
         """Answer that it was not done, and why."""
@@ -125,6 +152,18 @@ class Control:
         """Send one line of a stream. A reader that is too far behind is told `lagged`, and closed."""
         if request := self._open.get(token):
             request.connection.stream(protocol.encode_notification(method, params))
+
+    def has_room(self, token: int, on_room: Callable[[], None]) -> bool:
+        """Whether more of a stream may follow without its reader lagging.
+
+        If not, `on_room` is called on a turn of the loop as soon as it may, unless the client has gone by then.
+        """
+        request = self._open.get(token)
+        return request is not None and request.connection.has_room(token, on_room)
+
+    def is_open(self, token: int) -> bool:
+        """Whether it may still be answered."""
+        return token in self._open
 
     def end(self, token: int) -> None:
         """Nothing more comes for this request. `reply` and `refuse` see to it themselves."""
@@ -164,6 +203,12 @@ class Control:
         if not more:
             self._release(token, request.connection)
 
+    def _refuse_busy(self, token: int, message: str) -> None:
+        self.refuse(token, protocol.REFUSED, "busy", message, "read what was answered, then ask again, or for less")
+
+    def _is_full(self) -> bool:
+        return sum(each.unsent_bytes for each in self._connections.values()) > MAX_UNREAD_BY_ALL_BYTES
+
     def _release(self, token: int, connection: Connection) -> None:
         connection.tokens.discard(token)
         connection.resume()
@@ -180,7 +225,8 @@ class Control:
         token = self._last_token
         self._open[token] = _Open(connection, call)
         connection.tokens.add(token)
-        self._on_request(Request(token, call.method, call.params, call.request_id, connection.peer))
+        request = Request(token, call.method, call.params, call.request_id, connection.peer, connection.fd)
+        self._on_request(request)
 
     # -- coming and going ------------------------------------------------------------------------
 

@@ -96,9 +96,9 @@ class Answers:
         answer |= {"text": text, "size": size}
         if not query.follow:
             return answer
-        self._streams.begin_log(token, answer)
-        if attempt.state in ACTIVE:
+        if attempt.state in ACTIVE:  # first: once the client has the answer, the log may be removed
             self._streams.follow(token, attempt.id, path, size)
-        else:
+        self._streams.begin_log(token, answer)
+        if attempt.state not in ACTIVE:
             self._streams.end_log(token, attempt.state)
         return None

@@ -6,8 +6,6 @@ import logging
 import os
 import signal
 import time
-from collections import deque
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -15,7 +13,7 @@ from typing import Any
 
 from supervisor import __version__, api, config, libc, process_tree
 from supervisor.config import Config
-from supervisor.control import Control, ControlError
+from supervisor.control import Control, ControlError, Request
 from supervisor.core import commands, views
 from supervisor.core.engine import Engine
 from supervisor.core.events import (
@@ -41,6 +39,7 @@ from supervisor.core.model import ACTIVE, Definitions, Job, JournalEntry
 from supervisor.daemon.access import Access
 from supervisor.daemon.answers import Answers
 from supervisor.daemon.desk import NOBODY, Answer, Desk
+from supervisor.daemon.questions import OWN, Questions
 from supervisor.daemon.state_dir import UnsafeError, hold, pid_file
 from supervisor.daemon.streams import Streams
 from supervisor.executor import Executor
@@ -51,8 +50,6 @@ log = logging.getLogger("jobd")
 
 #: A commit that failed is tried again after this time.
 COMMIT_RETRY_S = 1.0
-#: Questions that are left after so long wait for the next turn: jobs come first.
-ANSWERING_S = 0.005
 #: Jobs that are named in one line.
 MAX_NAMES = 10
 #: With roles the socket is open to everyone: a stranger is told what he lacks.
@@ -85,7 +82,7 @@ class Daemon:
         self._started_at = time.time()
         self._leaving = False
         self._inbox: list[Event] = []
-        self._queries: deque[Callable[[], None]] = deque()
+        self._questions = Questions()
         self._decided: list[Decision] = []  # and not committed
         self._trouble = ""  # why it cannot be committed
         self._retry_at = 0.0  # monotonic; not before this is it tried again
@@ -116,12 +113,21 @@ class Daemon:
             self._engine.restore(self._store.load(), _now())
         except StoreError as error:
             raise SetUpError(str(error)) from error
+        if unheard_of := self._store.unheard_of(self._executor.recorded()):
+            self._refuse_lost_commits(unheard_of[0])
         libc.become_subreaper(b"jobd")
         self._loop.on_signal(signal.SIGCHLD, self._executor.reap)
         self._executor.open()
         self._executor.recover(self._store.boots(self._engine.under_way()))
         for attempt_id in self._store.settled(self._executor.recorded()):
             self._executor.forget(attempt_id)  # it was committed, and then that daemon died
+
+    def _refuse_lost_commits(self, attempt_id: int) -> None:
+        """An attempt is committed before it gets a record. What is not known to run would be started twice."""
+        record, database = self._paths.state_dir / "attempts" / f"{attempt_id}.json", self._store.path
+        problem = f"{record} tells of an attempt that {database} does not know: its latest commits are missing"
+        remedy = f"put back {database.name} with its -wal, or, once that job has ended, remove the record"
+        raise SetUpError(f"{problem}, and the job may still run: {remedy}")
 
     def _open_socket(self) -> Control:
         mode = self._config.daemon.socket_mode
@@ -162,7 +168,7 @@ class Daemon:
             decisions, self._decided = self._decided, []
             self._carry_out(decisions)
             self._engine.forget_finished()
-        self._answer_questions()
+        self._questions.answer()
 
     def _ask_engine(self, now: Now) -> None:
         deadline = self._engine.deadline()
@@ -172,17 +178,9 @@ class Daemon:
         events, self._inbox[:] = list(self._inbox), []
         self._decided += [decision for event in events for decision in self._engine.handle(event, now)]
 
-    def _answer_questions(self) -> None:
-        """Those that were there when the turn was committed, as far as there is time; at least one."""
-        until = time.monotonic() + ANSWERING_S
-        for _ in range(len(self._queries)):
-            self._queries.popleft()()
-            if time.monotonic() >= until:
-                return
-
     def _next_turn_at(self) -> float | None:
         """Monotonic time at which a turn is wanted, should nothing happen before."""
-        if self._queries:
+        if self._questions:
             return 0.0
         if self._trouble:
             return self._retry_at
@@ -252,15 +250,15 @@ class Daemon:
             self._bring_in(run)
         self._inbox.append(requested)
 
-    def _on_query(self, token: int, query: api.Query, by: str) -> None:
+    def _on_query(self, request: Request, query: api.Query, by: str) -> None:
         def answer() -> None:
             if isinstance(query, api.Reload):
-                self._reload(token, query.dry_run, by)
+                self._reload(request.token, query.dry_run, by)
             else:
-                look_up = partial(self._answers.look_up, token, query, self._view(), _now())
-                self._desk.answer_safely(token, look_up)
+                look_up = partial(self._answers.look_up, request.token, query, self._view(), _now())
+                self._desk.answer_safely(request.token, look_up)
 
-        self._queries.append(answer)
+        self._questions.add(request.connection, answer)
 
     def _view(self) -> dict[str, Any]:
         """What `status` says of the daemon itself."""
@@ -302,7 +300,7 @@ class Daemon:
         self._config = checked.config
         self._inbox.append(Configured(checked.config.definitions, by))
         self._change_access()
-        self._queries.append(lambda: self._desk.answer(token, answer))  # after the change has been committed
+        self._questions.add(OWN, lambda: self._desk.answer(token, answer))  # after the change has been committed
 
     def _change_access(self) -> None:
         """Roles as they are configured now; for what is open already, as soon as all of this turn is open."""
@@ -317,7 +315,7 @@ class Daemon:
                 self._control.set_mode(SOCKET_MODE_WITH_ROLES)
             except OSError as error:
                 log.error("the socket cannot be opened to everyone who has a role: %s", error)
-        self._queries.append(end_what_is_not_allowed)
+        self._questions.add(OWN, end_what_is_not_allowed)
 
 
 def _now() -> Now:

@@ -37,7 +37,7 @@ class Desk:
         access: Access,
         stored_answer: Callable[[str], bytes | None],
         take_command: Callable[[Requested], None],
-        take_query: Callable[[int, api.Query, str], None],
+        take_query: Callable[[Request, api.Query, str], None],
         take_refused: Callable[[Refused], None],
     ) -> None:
         self.control: Control | None = None  # as soon as it is open
@@ -71,7 +71,7 @@ class Desk:
             if known is None or isinstance(asked, Wait) or not self._is_repeat(request.token, known):
                 self._take_command(Requested(request.token, asked, by))
         else:
-            self._take_query(request.token, asked, by)
+            self._take_query(request, asked, by)
 
     def end_what_is_not_allowed(self) -> list[int]:
         """Refuse what goes on of those who may no longer look; the tokens. What changes something was judged before."""
@@ -121,6 +121,8 @@ class Desk:
 
     def answer_safely(self, token: int, look_up: Callable[[], Answer | None]) -> None:
         """Answer a question. None: it has been answered already. A bug in answering need not end the daemon."""
+        if self.control is None or not self.control.is_worthwhile(token):
+            return
         try:
             answer = look_up()
         except Exception:

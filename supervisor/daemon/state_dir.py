@@ -6,7 +6,8 @@ import contextlib
 import fcntl
 import logging
 import os
-from collections.abc import Iterator
+import stat
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from supervisor.trust import weakness
@@ -14,7 +15,7 @@ from supervisor.trust import weakness
 log = logging.getLogger("jobd")
 
 #: What we write there, besides the database and its files.
-_NAMES = ("attempts", "fifos", "logs", "lock", "shims.log")
+_FOLDERS, _FILES = ("attempts", "fifos", "logs"), ("lock", "shims.log")
 
 
 class UnsafeError(Exception):
@@ -57,12 +58,29 @@ def _lock_folder(folder: int) -> None:
 
 def _check(state_dir: Path) -> None:
     """Others must not be able to put links or files of theirs where we write."""
-    if problem := weakness(str(state_dir)):
+    _check_safe(state_dir)
+    for path in map(state_dir.joinpath, _FOLDERS):
+        _check_kind(path, stat.S_ISDIR, "folder")
+    for path in (*map(state_dir.joinpath, _FILES), *state_dir.glob("jobd.db*")):
+        _check_kind(path, stat.S_ISREG, "regular file")
+
+
+def _check_safe(path: Path) -> None:
+    if problem := weakness(str(path)):
         raise UnsafeError(f"not a safe state directory: {problem}")
-    names = (*_NAMES, *(path.name for path in state_dir.glob("jobd.db*")))
-    for path in map(state_dir.joinpath, names):
-        if path.is_symlink():
-            raise UnsafeError(f"{path} is a link; jobd's state must be in its own folder: remove it")
+
+
+def _check_kind(path: Path, is_right: Callable[[int], bool], kind: str) -> None:
+    """What stands there, if anything does, is of this kind, and only ours to change."""
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        return
+    if stat.S_ISLNK(mode):
+        raise UnsafeError(f"{path} is a link; jobd's state must be in its own folder: remove it")
+    if not is_right(mode):
+        raise UnsafeError(f"{path} is not a {kind}: move it away, and put back what was there")
+    _check_safe(path)
 
 
 def _check_whole(state_dir: Path) -> None:
@@ -80,11 +98,36 @@ def pid_file(path: Path | None) -> Iterator[None]:
         yield
         return
     try:
-        path.write_text(f"{os.getpid()}\n")
+        _write_pid(path)
     except OSError as error:
         log.warning("%s: cannot be written as the pid file: %s", path, error.strerror)
     try:
         yield
     finally:
-        with contextlib.suppress(OSError):
-            path.unlink()
+        with contextlib.suppress(OSError, ValueError):
+            if _read_pid(path) == os.getpid():  # else it is another one's by now
+                path.unlink()
+
+
+def _write_pid(path: Path) -> None:
+    """Whole, by rename: whatever stood there is neither waited for nor written through."""
+    new = path.with_name(f"{path.name}.{os.getpid()}")
+    new.unlink(missing_ok=True)
+    fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+    try:
+        try:
+            os.write(fd, f"{os.getpid()}\n".encode())
+        finally:
+            os.close(fd)
+        new.rename(path)
+    except OSError:
+        new.unlink(missing_ok=True)
+        raise
+
+
+def _read_pid(path: Path) -> int:
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        return int(os.read(fd, 32))
+    finally:
+        os.close(fd)

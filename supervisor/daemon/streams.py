@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +29,13 @@ class Streams:
         self._subscribers: dict[int, int] = {}  # token -> id of the last entry sent
         self._behind: deque[int] = deque()  # those of them that have not seen all that is committed
         self._followers = LogFollowers(loop)
-        self._following: dict[int, int] = {}  # token -> attempt id
+        self._following: dict[int, int] = {}  # token -> id of an attempt that has not ended
 
     def gone(self, token: int) -> None:
         """Nobody hears this stream any more."""
         self._subscribers.pop(token, None)
-        if self._following.pop(token, None) is not None:
-            self._followers.drop(token)
+        self._following.pop(token, None)
+        self._followers.drop(token)
 
     # ---- the journal ---------------------------------------------------------------------------
 
@@ -73,20 +74,26 @@ class Streams:
     # ---- logs ----------------------------------------------------------------------------------
 
     def follow(self, token: int, attempt_id: int, path: Path, offset: int) -> None:
-        """Send what stands in the log behind `offset` as `log`, until the attempt has ended."""
+        """Send what stands in the log behind `offset` as `log`, from the next turn on, until the attempt has ended."""
         self._following[token] = attempt_id
-        self._followers.follow(token, path, offset, lambda text: self._control.notify(token, "log", {"text": text}))
+        send = partial(self._send_log, token)
+        has_room = partial(self._control.has_room, token, partial(self._followers.go_on, token))
+        self._followers.follow(token, path, offset, send, has_room)
 
     def attempt_ended(self, attempt_id: int, state: str) -> None:
-        """Its log is whole: send the rest to its followers, and that it is."""
+        """Its log is whole: its followers are to get the rest, and then to be told that it is."""
         for token in [token for token, followed in self._following.items() if followed == attempt_id]:
             del self._following[token]
-            self._followers.stop(token)
-            self.end_log(token, state)
+            self._followers.finish(token, partial(self.end_log, token, state))
 
     def begin_log(self, token: int, answer: dict[str, Any]) -> None:
-        """The first answer to someone who follows a log."""
+        """The first answer to someone who follows a log; what is followed already comes on a later turn."""
         self._control.reply(token, answer, more=True)
+        if not self._control.is_open(token):  # it was refused
+            self.gone(token)
+
+    def _send_log(self, token: int, text: str) -> None:
+        self._control.notify(token, "log", {"text": text})
 
     def end_log(self, token: int, state: str) -> None:
         self._control.notify(token, "log_end", {"state": state})

@@ -138,13 +138,13 @@ def _connect_plainly(path: Path, how: str) -> sqlite3.Connection:
 
 def _check(path: Path) -> int:
     """The version of the schema. Raises StoreError if it is damaged, newer, or another program's. Changes nothing."""
+    if not stat.S_ISREG(path.lstat().st_mode):
+        raise _damaged(path, "it is not a regular file")
     fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)  # also says why it cannot be opened, if so
     try:
-        kind, head = os.fstat(fd), os.pread(fd, 100, 0)
+        size_bytes, head = os.fstat(fd).st_size, os.pread(fd, 100, 0)
     finally:
         os.close(fd)
-    if not stat.S_ISREG(kind.st_mode):
-        raise _damaged(path, "it is not a regular file")
     if not head:
         raise _damaged(path, "it is empty")
     _check_log(path, head)
@@ -155,7 +155,7 @@ def _check(path: Path) -> int:
             raise StoreError(f"{path}: {newer}; run the newer jobd, or put back the backup of the time before it")
         if version == 0:
             raise _damaged(path, "it is a database of another program")
-        in_part = kind.st_size > MAX_CHECKED_BYTES
+        in_part = size_bytes > MAX_CHECKED_BYTES
         for check in [f"quick_check({table})" for table in _VITAL_TABLES] if in_part else ["quick_check"]:
             [verdict] = db.execute(f"PRAGMA {check}").fetchone()
             if verdict != "ok":

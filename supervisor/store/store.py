@@ -222,6 +222,11 @@ class Store:
         states = {attempt_id: self._rows(query, (attempt_id,)) for attempt_id in attempt_ids}
         return [attempt_id for attempt_id, rows in states.items() if not rows or rows[0]["state"] in AT_REST]
 
+    def unheard_of(self, attempt_ids: Iterable[int]) -> list[int]:
+        """Those above all that were ever given: commits were lost since, say with a removed -wal."""
+        last_id = self._last_id("attempt")
+        return sorted(attempt_id for attempt_id in attempt_ids if attempt_id > last_id)
+
     def _last_id(self, table: str) -> int:
         # Not max(id): an id is never given twice, even if its row was deleted.
         row = self._db.execute("SELECT seq FROM sqlite_sequence WHERE name = ?", (table,)).fetchone()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import resource
 import selectors
@@ -200,6 +201,60 @@ def test_a_thousand_connections_garbage_and_a_deaf_subscriber_while_a_dag_runs(j
     assert all("result" in answer for answer in pinger.answers)
     jobd.ctl("ping")
     assert "Traceback" not in jobd.log
+
+
+# ---- logs ----------------------------------------------------------------------------------------
+
+#: Bytes of zeros: six times as many as JSON, and nearly all that an answer holds at most.
+ZEROS = 1_000_000
+LOGS = f"""
+[jobs.zeros]
+command = "head -c {ZEROS} /dev/zero"
+[jobs.flood]
+command = "read go < go; yes 0123456789 | head -c 5500000"
+"""
+
+
+def test_whoever_asks_for_logs_and_does_not_read_is_refused_and_memory_stays_bounded(jobd: Jobd) -> None:
+    jobd.start(LOGS)
+    jobd.ctl("start", "zeros", "--wait")
+    line = b'{"jsonrpc":"2.0","id":1,"method":"logs","params":{"job":"zeros","lines":1}}\n'
+    with ExitStack() as stack:
+        crowd = [Caller(jobd) for _ in range(30)]
+        for caller in crowd:
+            stack.callback(caller.close)
+            caller.sock.sendall(line * 64)
+        operator = Caller(jobd)
+        stack.callback(operator.close)
+        largest = 0
+        for _ in range(100):
+            assert operator.ask("ping")["result"]
+            largest = max(largest, rss_bytes(jobd))
+        assert largest < 400_000_000
+        assert len(json.loads(crowd[0]._answers.readline())["result"]["text"]) == ZEROS
+        refused = [json.loads(crowd[-1]._answers.readline())["error"]["data"]["kind"] for _ in range(64)]
+    assert set(refused) == {"busy"}
+
+
+def test_a_log_that_grows_fast_is_followed_to_its_end(jobd: Jobd) -> None:
+    os.mkfifo(jobd.folder / "go")
+    jobd.start(LOGS.replace("< go", f"< {jobd.folder / 'go'}"))
+    jobd.ctl("start", "flood")
+    follower = Caller(jobd)
+    pinger = Pinger(jobd)
+    pinger.start()
+    assert follower.ask("logs", job="flood", follow=True)["result"]["text"] == ""
+    (jobd.folder / "go").write_text("go\n")
+    jobd.ctl("wait", "flood")  # nobody reads so far
+    text = ""
+    while (message := json.loads(follower._answers.readline()))["method"] == "log":
+        text += message["params"]["text"]
+    assert message == {"jsonrpc": "2.0", "method": "log_end", "params": {"state": "success"}}
+    assert text.count("0123456789\n") == len(text) // 11
+    assert len(text) == 5_500_000
+    pinger.end()
+    follower.close()
+    assert all("result" in answer for answer in pinger.answers)
 
 
 # ---- descriptors ---------------------------------------------------------------------------------

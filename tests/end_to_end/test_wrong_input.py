@@ -142,3 +142,11 @@ def test_ten_megabytes_without_a_newline_get_an_error_and_the_daemon_goes_on(job
             pass  # closed before all of it was sent
         assert "error" in json.loads(client.makefile("rb").readline())
     jobd.ctl("ping")
+
+
+def test_what_others_say_cannot_look_like_a_line_of_the_log(jobd: Jobd) -> None:
+    jobd.start("[jobs.one]\ncommand = 'true'\n")
+    jobd.ctl("hold", "one", "--reason", "x\n2026-01-01 00:00:00,000 INFO forged\x1b[31m")
+    jobd.stop()
+    assert "\\n2026-01-01 00:00:00,000 INFO forged\\x1b[31m" in jobd.log
+    assert not [line for line in jobd.log.splitlines() if line.startswith("2026-01-01")]

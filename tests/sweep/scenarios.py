@@ -28,6 +28,7 @@ class Scenario:
     """`victim`: kind of the process at fault. `idle`: shims that wait in the pool at the beginning, 0 or 1.
 
     `begins`: the victim is the shim that begins the attempt. `is_start`: it is traced from its exec on.
+    `inherits`: the victim is above a killed shim and may have to note how its job has ended.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Scenario:
     play: Play
     idle: int = 1
     begins: bool = False
+    inherits: bool = False
     is_start: bool = False
 
     def __str__(self) -> str:
@@ -258,10 +260,11 @@ def _all() -> Iterator[Scenario]:
     yield Scenario("leave", JOBD, gated, _leave)
     yield Scenario("end-alone", SHIM, gated, _end_alone)
     for choice in (_THE_JOBD, _THE_FORKSERVER, _IDLE_SHIM):
-        yield Scenario("takeover", choice.kind, gated, _take_over(choice))
-        yield Scenario("takeover-stop", choice.kind, hang, _take_over(choice, stop=True))
-    yield Scenario("orphan-ends", FORKSERVER, gated, _orphan_ends(_THE_FORKSERVER))
-    yield Scenario("jobd-reaps", JOBD, gated, _jobd_reaps)
+        is_heir = choice is not _IDLE_SHIM
+        yield Scenario("takeover", choice.kind, gated, _take_over(choice), inherits=is_heir)
+        yield Scenario("takeover-stop", choice.kind, hang, _take_over(choice, stop=True), inherits=is_heir)
+    yield Scenario("orphan-ends", FORKSERVER, gated, _orphan_ends(_THE_FORKSERVER), inherits=True)
+    yield Scenario("jobd-reaps", JOBD, gated, _jobd_reaps, inherits=True)
     yield Scenario("adopt", JOBD, gated, _adopt(), is_start=True)
     yield Scenario("adopt-ended", JOBD, gated, _adopt(ended=True), is_start=True)
     yield Scenario("adopt-orphan", JOBD, gated, _adopt(orphaned=True), is_start=True)

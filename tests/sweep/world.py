@@ -75,6 +75,8 @@ class World:
         self.launch()
         if not self.await_service():
             raise BrokenError("jobd does not start; see jobd.log")
+        for job in JOBS.values():  # so that the first run of a dag makes the same calls as the next
+            (self._state / "logs" / job.dag).mkdir(mode=0o750)
 
     def note(self, text: str) -> None:
         self.notes.append(text)
@@ -256,6 +258,7 @@ class World:
     def _kill_shims(self) -> None:
         for shim in self.look().shims:
             self.kill(shim)
+            self.await_reaped(shim)
 
     # ---- tracing -------------------------------------------------------------------------------
 
