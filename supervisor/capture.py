@@ -7,7 +7,7 @@ Used by the shim. Knows nothing of processes. Stdlib only.
 """
 
 # pathlib is too large for the small processes
-# ruff: noqa: PTH108
+# ruff: noqa: PTH101, PTH108
 
 from __future__ import annotations
 

@@ -96,7 +96,12 @@ def _fork_shim(channel: socket.socket, end: int, places: shim.Places, stage: chi
         return
     if pid:
         os.close(spare)
-        pidfd = os.pidfd_open(pid)
+        try:
+            pidfd = os.pidfd_open(pid)
+        except OSError:
+            os.kill(pid, signal.SIGKILL)  # nobody could be told of it; it has begun nothing yet
+            os.close(end)
+            return
         _answer(end, {"what": "hello", "pid": pid}, [pidfd])
         os.close(pidfd)
         return

@@ -59,6 +59,8 @@ def check(kept: dict[str, Any]) -> None:
         msgspec.convert(kept, kind)
     except msgspec.ValidationError as error:
         raise ValueError(str(error)) from None
+    if "log" in kept and (kept["log"].startswith("/") or ".." in kept["log"].split("/")):
+        raise ValueError("its log is outside of the folder of logs")
 
 
 def ending(fields: dict[str, Any]) -> Ending:

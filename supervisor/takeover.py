@@ -80,10 +80,10 @@ class TakenOver(Attempt):
     def _look(self) -> None:
         try:
             self._watch(self._find())
+            main = process_tree.state(*self._main) if self._main else ""
         except OSError:  # no descriptors: that nobody is seen says nothing now
             self._after(LONGEST_LOOK_S, self._look)
             return
-        main = process_tree.state(*self._main) if self._main else ""
         if main == "Z" and self._slot.main_exit() is None:
             main = self._note_zombie()
         if self._pidfds:

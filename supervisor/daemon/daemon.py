@@ -89,6 +89,8 @@ class Daemon:
         try:
             self._lock = hold(paths.state_dir)
             self._store = Store(paths.state_dir / "jobd.db", process_tree.boot_id())
+            for file in paths.state_dir.glob("jobd.db*"):
+                file.chmod(0o640)  # it has what jobs are given in `env`; SQLite makes it readable for all
         except (StoreError, UnsafeError) as error:
             raise SetUpError(str(error)) from error
         except OSError as error:

@@ -39,6 +39,11 @@ class Outcome:
     problems: list[str] = field(default_factory=list)
 
     @property
+    def injected(self) -> list[Call]:
+        """Calls that returned an error of ours."""
+        return [call for call in self.calls if "(INJECTED)" in call.text]
+
+    @property
     def ran(self) -> bool:
         """Whether a shim that was to begin the attempt has made a process."""
         return any(call.name in FORKS and call.done for call in self.calls)
@@ -145,7 +150,8 @@ def _play(world: World, outcome: Outcome) -> None:
             story.close()
             outcome.died = is_gone(victim)
     outcome.calls = tracer.calls()
-    outcome.hit = any("(INJECTED)" in call.text for call in outcome.calls)
+    outcome.hit = bool(outcome.injected)
+    world.removal_failed |= any(call.name == "unlink" for call in outcome.injected)
     if outcome.point.kind == "kills":
         outcome.hit = outcome.died = tracer.saw("+++ killed by SIGKILL +++")
     if outcome.hit and outcome.died:
@@ -179,8 +185,11 @@ def _examine(world: World, outcome: Outcome, victim: Process) -> None:
 
 def may_drop(outcome: Outcome) -> bool:
     """Whether the log could not be written for a moment: its text is dropped and counted."""
-    failed = [call for call in outcome.calls if "(INJECTED)" in call.text]
-    return any(call.name in ("splice", "mkdir") or "/logs/" in call.text for call in failed)
+    on_the_way = ("O_PATH", '.log"')  # to the log, folder by folder
+    return any(
+        call.name in ("splice", "mkdir", "mkdirat") or any(word in call.text for word in on_the_way)
+        for call in outcome.injected
+    )
 
 
 def may_lose(outcome: Outcome) -> bool:

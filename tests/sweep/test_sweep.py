@@ -1,6 +1,6 @@
 """A fault at any system call of any step: nothing lost, nothing doubled, nothing invented.
 
-A sample of the sweep: JOBD_SWEEP_POINTS sets how many points (default 50), JOBD_SWEEP_SEED which.
+A sample of the sweep: JOBD_SWEEP_POINTS sets how many points (default 20), JOBD_SWEEP_SEED which.
 `python -m tests.sweep` does them all.
 """
 
@@ -19,7 +19,7 @@ from tests.sweep.scenarios import SCENARIOS
 from tests.sweep.sweep import sweep
 from tests.sweep.tracing import Fault, Tracer, hindrance
 
-POINTS = int(os.environ.get("JOBD_SWEEP_POINTS", "50"))
+POINTS = int(os.environ.get("JOBD_SWEEP_POINTS", "20"))
 SEED = int(os.environ.get("JOBD_SWEEP_SEED", random.randrange(10**6)))
 MAKE_FOLDERS = """
 import os

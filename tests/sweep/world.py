@@ -63,6 +63,7 @@ class World:
         self.operator = Operator(random.Random(0), str(self._socket), dags.setup(), self.notes.append)
         self.unanswered: list[Order] = []
         self.jobd: subprocess.Popen[bytes] | None = None
+        self.removal_failed = False  # a record may be left until the next start
         self.exit_codes: list[int] = []  # of daemons that ended by themselves, with an error
         self._traces = 0
         self._victim: Process | None = None
@@ -298,7 +299,7 @@ class World:
         if code:
             found.append(Violation("broken", f"jobd leaves with code {code}"))
         self.until("all helpers leave", TIDY_S, lambda: not self._members())
-        left = [path.name for name in ("attempts", "fifos") for path in (self._state / name).iterdir()]
+        left = [path.name for path in self._files()]
         found += [Violation("untidy", f"files that nobody needs: {left}")] if left else []
         attempts, nodes, events = read_database(self._state / "jobd.db", self.folder / "copy")
         lines, logs = ledger.read(self._ledger), self._state / "logs"
@@ -316,12 +317,16 @@ class World:
 
         def problems() -> list[str]:
             shims = {f"{shim.who.pid}-{shim.who.start}" for shim in self.look().shims}
-            paths = [path for name in ("attempts", "fifos") for path in (self._state / name).iterdir()]
-            return [f"{path.parent.name}/{path.name} is left" for path in paths if path.name not in shims]
+            return [f"{path.parent.name}/{path.name} is left" for path in self._files() if path.name not in shims]
 
         with contextlib.suppress(BrokenError):
             self.until("nothing is left", TIDY_S, lambda: not problems())
         return problems()
+
+    def _files(self) -> list[Path]:
+        """What shims and attempts have in the state directory."""
+        paths = [path for name in ("attempts", "fifos") for path in (self._state / name).iterdir()]
+        return [path for path in paths if not (self.removal_failed and path.suffix == ".json")]
 
     def close(self) -> None:
         """Whatever is left ends, by pid; nobody else is touched."""
