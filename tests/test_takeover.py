@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import resource
@@ -403,6 +404,8 @@ def test_a_stuck_shim_is_replaced(world: World, monkeypatch: pytest.MonkeyPatch)
     until(lambda: state_of(shim) in ("T", None))
     assert world.end(attempt).cause is Cause.STOPPED
     assert only_one_ending(world, attempt)
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(shim, signal.SIGCONT)  # it may have ended the attempt before it was stopped, and is to leave
 
 
 def test_the_files_of_a_killed_shim_are_removed(world: World) -> None:
